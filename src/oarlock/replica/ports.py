@@ -1,0 +1,109 @@
+"""What a `Replica` needs from outside, as contracts. The consumer owns them: implementations live elsewhere.
+
+`LogStorage` is implemented by `oarlock.storage`, `Transport` by `oarlock.transport`, `Machine` by the
+adapter in `oarlock.machine` and by the key-value store. Each has a suite of tests that every
+implementation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from oarlock.raft.messages import Message
+from oarlock.raft.types import Entry, HardState, Index, Member, NodeId, Term
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What a log storage held when it was opened."""
+
+    hard_state: HardState
+    entries: Sequence[Entry]
+    """Consecutive, from index 1 (there is no compaction yet)."""
+
+
+class LogStorage(Protocol):
+    """Durable hard state and log of one member.
+
+    Contract: `append` calls become durable in the order in which they were made, all or nothing each, and
+    `on_durable` is called in that order, on the event loop's thread, never from within `append`. After a
+    failure `on_durable` receives it, for this call and every later one, and nothing is retried.
+    """
+
+    def load(self) -> Recovered:
+        """What is stored. Called once, before the first `append`. Raises `CorruptLog`, `DataDirError`."""
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        on_durable: Callable[[BaseException | None], None],
+    ) -> None:
+        """Store and sync, without blocking. `entries` replace what is stored at and after the first of them."""
+
+    async def close(self) -> None:
+        """Finish what was appended, then release everything. Idempotent."""
+
+
+class Transport(Protocol):
+    """Messages to the other members of the groups in this process.
+
+    Contract: each message is delivered at most once, intact, to the member it names and from the member
+    that it says, or dropped; order is kept between two members while a connection lasts, and not promised.
+    `send` never blocks and never raises for a peer that is away; queues are bounded by bytes.
+    """
+
+    def register(self, group: int, on_messages: Callable[[list[Message]], None]) -> None:
+        """Deliver messages for `group` in batches. On the event loop's thread."""
+
+    def unregister(self, group: int) -> None: ...
+
+    def set_members(self, group: int, members: Iterable[Member]) -> None:
+        """Where the members are now; connections to others are closed."""
+
+    def send(self, group: int, messages: Iterable[Message]) -> None:
+        """Queue for `message.to` each; drop if its queue is full or it is unknown."""
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """One committed command on its way into the state machine."""
+
+    index: Index
+    term: Term
+    data: bytes
+    """Exactly what was proposed."""
+    request: Any = None
+    """What the proposer handed in beside the bytes, on the member that proposed it (an already decoded
+    form, say); None on all others. Must not change the result."""
+
+
+class Machine(Protocol):
+    """The lower level of a state machine: bytes in, objects out, in batches.
+
+    Contract: `apply` is deterministic: equal commands in equal order give equal state and results on every
+    member. A command that fails gives an exception *as its result*; `apply` itself raises only if the
+    member cannot go on (a full disk, a bug).
+    """
+
+    @property
+    def applied_index(self) -> Index:
+        """The last index whose effects survive a restart of this process; 0 if nothing does."""
+
+    def apply(self, commands: Sequence[Command], applied_index: Index) -> list[Any]:
+        """Apply all, atomically with recording `applied_index`, and return one result per command.
+
+        `applied_index` is at least the last command's index: entries without a command count too.
+        `commands` may be empty.
+        """
+
+    def close(self) -> None: ...
+
+
+Deliver = Callable[[list[Message]], None]
+__all__ = ["Command", "Deliver", "LogStorage", "Machine", "NodeId", "Recovered", "Transport"]
