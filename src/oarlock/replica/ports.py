@@ -1,19 +1,20 @@
 """What a `Replica` needs from outside, as contracts. The consumer owns them: implementations live elsewhere.
 
-`LogStorage` is implemented by `oarlock.storage`, `Transport` by `oarlock.transport`, `Machine` by the
-adapter in `oarlock.machine` and by the key-value store. Each has a suite of tests that every
+`LogStorage` is implemented by `oarlock.storage`, `Transport` by `oarlock.transport`, `Machine` (defined in
+`oarlock.machine.ports`) by the adapter in `oarlock.machine` and by the key-value store. Each has a suite of tests that every
 implementation passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
+from oarlock.machine.ports import Command, Machine
 from oarlock.raft.messages import Message
-from oarlock.raft.types import Entry, HardState, Index, Member, NodeId, Term
+from oarlock.raft.types import Entry, HardState, Member, NodeId
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -69,40 +70,6 @@ class Transport(Protocol):
     async def start(self) -> None: ...
 
     async def close(self) -> None: ...
-
-
-class Command(msgspec.Struct, frozen=True, gc=False):
-    """One committed command on its way into the state machine."""
-
-    index: Index
-    term: Term
-    data: bytes
-    """Exactly what was proposed."""
-    request: Any = None
-    """What the proposer handed in beside the bytes, on the member that proposed it (an already decoded
-    form, say); None on all others. Must not change the result."""
-
-
-class Machine(Protocol):
-    """The lower level of a state machine: bytes in, objects out, in batches.
-
-    Contract: `apply` is deterministic: equal commands in equal order give equal state and results on every
-    member. A command that fails gives an exception *as its result*; `apply` itself raises only if the
-    member cannot go on (a full disk, a bug).
-    """
-
-    @property
-    def applied_index(self) -> Index:
-        """The last index whose effects survive a restart of this process; 0 if nothing does."""
-
-    def apply(self, commands: Sequence[Command], applied_index: Index) -> list[Any]:
-        """Apply all, atomically with recording `applied_index`, and return one result per command.
-
-        `applied_index` is at least the last command's index: entries without a command count too.
-        `commands` may be empty.
-        """
-
-    def close(self) -> None: ...
 
 
 Deliver = Callable[[list[Message]], None]

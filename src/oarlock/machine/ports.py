@@ -1,0 +1,47 @@
+"""The lower level of a state machine, as a contract: commands in as bytes, results out as objects.
+
+`oarlock.kv` implements it directly; `StateMachine` reaches it through an adapter. It lives here, below
+both, so that neither has to import `oarlock.replica`, which drives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, gc=False):
+    """One committed command on its way into the state machine."""
+
+    index: int
+    """Position in the log."""
+    term: int
+    data: bytes
+    """Exactly what was proposed."""
+    request: Any = None
+    """What the proposer handed in beside the bytes, on the member that proposed it (an already decoded
+    form, say); None on all others. Must not change the result."""
+
+
+class Machine(Protocol):
+    """The lower level of a state machine: bytes in, objects out, in batches.
+
+    Contract: `apply` is deterministic: equal commands in equal order give equal state and results on every
+    member. A command that fails gives an exception *as its result*; `apply` itself raises only if the
+    member cannot go on (a full disk, a bug).
+    """
+
+    @property
+    def applied_index(self) -> int:
+        """The last index whose effects survive a restart of this process; 0 if nothing does."""
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
+        """Apply all, atomically with recording `applied_index`, and return one result per command.
+
+        `applied_index` is at least the last command's index: entries without a command count too.
+        `commands` may be empty.
+        """
+
+    def close(self) -> None: ...
