@@ -1,8 +1,8 @@
 """What a `Replica` needs from outside, as contracts. The consumer owns them: implementations live elsewhere.
 
 `LogStorage` is implemented by `oarlock.storage`, `Transport` by `oarlock.transport`, `Machine` (defined in
-`oarlock.machine.ports`) by the adapter in `oarlock.machine` and by the key-value store. Each has a suite of tests that every
-implementation passes.
+`oarlock.machine.ports`) by the adapter in `oarlock.machine` and by the key-value store. Each has a suite of
+tests that every implementation passes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LogStorage(Protocol):
         entries: Sequence[Entry],
         on_durable: Callable[[BaseException | None], None],
     ) -> None:
-        """Store and sync, without blocking. `entries` replace what is stored at and after the first of them."""
+        """Store and sync, without blocking. `entries` replace what is stored at and after their first."""
 
     async def close(self) -> None:
         """Finish what was appended, then release everything. Idempotent."""
