@@ -8,6 +8,7 @@ a newer program reads what an older one wrote.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
@@ -116,3 +117,11 @@ class ReadState(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     context: int
     index: Index
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """What a log storage held when it was opened."""
+
+    hard_state: HardState
+    entries: Sequence[Entry]
+    """Consecutive, from index 1 (there is no compaction yet)."""

@@ -10,19 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import msgspec
-
 from oarlock.machine.ports import Command, Machine
 from oarlock.raft.messages import Message
-from oarlock.raft.types import Entry, HardState, Member, NodeId
-
-
-class Recovered(msgspec.Struct, frozen=True):
-    """What a log storage held when it was opened."""
-
-    hard_state: HardState
-    entries: Sequence[Entry]
-    """Consecutive, from index 1 (there is no compaction yet)."""
+from oarlock.raft.types import Entry, HardState, Member, NodeId, Recovered
 
 
 class LogStorage(Protocol):
