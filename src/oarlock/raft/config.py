@@ -16,11 +16,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     """This member's id: not 0, at most 64 bits."""
-    election_timeout: float = 1.0
+    election_timeout: float = 0.5
     """Seconds without a leader before a member stands for election; each wait is drawn uniformly from
     [election_timeout, 2 × election_timeout) (dissertation 3.4). Also the time after which a leader that
     heard from no quorum steps down, and during which voters of a live leader ignore rivals (4.2.3)."""
-    heartbeat_interval: float = 0.1
+    heartbeat_interval: float = 0.05
     """Seconds between a leader's heartbeats. Should be at most a fifth of the election timeout."""
     append_bytes_max: int = 1024 * 1024
     """Entry bytes in one AppendEntries (10.2.2); one entry larger than this still travels, alone."""

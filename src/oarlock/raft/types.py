@@ -113,7 +113,7 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class ReadState(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A confirmed read: once the state machine has applied `index`, `context`'s reads are linearizable (6.4)."""
+    """A confirmed read: once `index` is applied, the reads of `context` are linearizable (6.4)."""
 
     context: int
     index: Index
