@@ -18,6 +18,8 @@ from oarlock.raft.types import Entry, Index, Term
 _BATCH_ENTRIES_MAX = 16384
 """Entries in one batch, however small they are: bounds the time that one takes to build and to read."""
 
+_NO_BATCH: tuple[Index, Index, int] = (0, 0, 0)
+
 
 class RaftLog:
     """Entries in memory, from index 1.
@@ -45,7 +47,8 @@ class RaftLog:
             )
         self.stored_index: Index = len(self._entries)
         self.commit_index: Index = commit_index
-        self._forget_batch()
+        self._last_batch_key: tuple[Index, Index, int] = _NO_BATCH
+        self._last_batch: tuple[tuple[Entry, ...], int] = ((), 0)
 
     @property
     def first_index(self) -> Index:
@@ -108,7 +111,7 @@ class RaftLog:
         invariant(index > self.commit_index, f"index {index} is committed and may not be truncated")
         del self._entries[index - 1 :]
         self.stored_index = min(self.stored_index, index - 1)
-        self._forget_batch()
+        self._last_batch_key = _NO_BATCH
 
     def first_conflict(self, entries: Sequence[Entry]) -> tuple[int, bool]:
         """Where `entries`, which follow an agreed index, leave this log.
@@ -140,7 +143,3 @@ class RaftLog:
     def bytes_between(self, low: Index, high: Index) -> int:
         """Data bytes of the entries from `low` to `high`, both included."""
         return sum(len(entry.data) for entry in self._entries[low - 1 : high])
-
-    def _forget_batch(self) -> None:
-        self._last_batch_key = (0, 0, 0)
-        self._last_batch: tuple[tuple[Entry, ...], int] = ((), 0)
