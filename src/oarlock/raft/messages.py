@@ -11,8 +11,8 @@ AppendEntries       a leader: new entries,   stores entries, truncating only on 
                     probes and heartbeats    entries it is a heartbeat; `round` is echoed in the reply
 ReadIndex           a follower with reads    the leader answers with its commit index once a round
                     to serve (6.4)           of AppendEntries has confirmed that it still leads
-Propose             a follower with          the leader appends the commands, or refuses the whole batch
-                    commands for the leader
+Propose             a follower with          the leader of this very term appends the commands; anyone else
+                    commands for the leader  refuses the whole batch
 ==================  ======================  ==========================================================
 
 Every request has a reply of the same name with ``Reply`` behind it; `ProposeReply` is only sent to refuse.

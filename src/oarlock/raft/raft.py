@@ -383,8 +383,13 @@ class Raft:
         if isinstance(message, AppendEntries):
             self.send(AppendEntriesReply(self.term, self.id, message.sender, False, message.previous_index))
             return False
-        # These are requests and refusals that hold in any term; answers from an earlier term mean nothing.
-        return isinstance(message, Propose | ProposeReply | ReadIndex)
+        if isinstance(message, Propose):
+            # Commands sent in a term are appended in that term or never: so their sender knows that they are
+            # lost once it applies an entry of a later term, and may send them again.
+            self.send(ProposeReply(self.term, self.id, message.sender, message.batch))
+            return False
+        # These hold in any term; answers from an earlier term mean nothing.
+        return isinstance(message, ProposeReply | ReadIndex)
 
     def hears_leader(self) -> bool:
         """Whether a leader was in touch within the minimum election timeout, so that rivals are ignored."""

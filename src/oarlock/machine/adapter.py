@@ -1,0 +1,54 @@
+"""Running a `StateMachine` behind the `Machine` port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from oarlock.errors import CommandFailed, UsageError
+from oarlock.machine.declare import Call, StateMachine, commands_of, spec_of
+from oarlock.machine.ports import Command
+
+_decoder = msgspec.msgpack.Decoder(Call)
+
+
+class MachineAdapter:
+    """Feeds stored commands to a state machine's methods.
+
+    Keeps nothing on disk: at a restart everything is applied anew, so `applied_index` starts at 0.
+
+    Raises:
+        UsageError: a command's parameters cannot be stored; better now than in production.
+    """
+
+    def __init__(self, machine: StateMachine) -> None:
+        self.machine = machine
+        self._commands: dict[str, Callable[..., Any]] = commands_of(type(machine))
+        for function in self._commands.values():
+            spec_of(function)
+
+    @property
+    def applied_index(self) -> int:
+        return 0
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
+        return [self._apply_one(command.data) for command in commands]
+
+    def close(self) -> None:
+        pass
+
+    def _apply_one(self, data: bytes) -> Any:
+        try:
+            call = _decoder.decode(data)
+            function = self._commands.get(call.name)
+            if function is None:
+                raise UsageError(f"{type(self.machine).__name__} has no command {call.name!r}")
+            arguments = spec_of(function).check(call.arguments)
+            return function(self.machine, *arguments)
+        except Exception as error:
+            # Equal on every member, because it follows from the command and the state alone.
+            failure = CommandFailed(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
+            return failure

@@ -1,0 +1,141 @@
+"""Declaring a state machine: an ordinary class whose methods are marked as commands or queries.
+
+A command may change the object and must be deterministic: same state, same arguments, same outcome; no clock,
+no randomness, no iteration over sets. It runs once on every member, in the same order. A query must not
+change anything; it runs on one member.
+
+A command travels as MessagePack, as the list of its name and its arguments, and is checked against the
+method's annotations (by msgspec) before it is submitted and again before it runs. The name and the
+parameters of a command are therefore part of what is stored: renaming one orphans the log. New parameters
+go at the end, with a default.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+from oarlock.errors import UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_KIND = "__oarlock_kind__"
+_SPEC = "__oarlock_spec__"
+_encoder = msgspec.msgpack.Encoder()
+
+
+class StateMachine:
+    """Base class of replicated state machines: mark methods with `command` and `query`.
+
+    The state is whatever `__init__` and the commands make of it. It is kept in memory and rebuilt from the log
+    at a restart, so `__init__` must always produce the same initial state.
+    """
+
+
+def command(function: Function) -> Function:
+    """Mark a method as a command: it may change the state, and is replicated.
+
+    If it raises, the submitter gets `CommandFailed`; whatever it changed before stays changed, on every
+    member alike, so check first and change then.
+    """
+    return _mark(function, "command")
+
+
+def query(function: Function) -> Function:
+    """Mark a method as a query: it only looks, and is answered by one member."""
+    return _mark(function, "query")
+
+
+def _mark(function: Function, kind: str) -> Function:
+    if inspect.iscoroutinefunction(function):
+        raise UsageError(f"{function.__qualname__}: a {kind} cannot be async: it must not depend on timing")
+    setattr(function, _KIND, kind)
+    return function
+
+
+def kind_of(function: object) -> str | None:
+    """``"command"``, ``"query"``, or None for anything else."""
+    return getattr(function, _KIND, None)
+
+
+def commands_of(machine: type) -> dict[str, Callable[..., Any]]:
+    """A class's commands by name, inherited ones included."""
+    found = {}
+    for name in dir(machine):
+        function = inspect.getattr_static(machine, name)
+        if kind_of(function) == "command":
+            found[name] = function
+    return found
+
+
+class Spec:
+    """How one command's arguments are checked and turned into bytes and back."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.name = function.__name__
+        self.signature = inspect.signature(function)
+        hints = typing.get_type_hints(function, include_extras=True)
+        parameters = list(self.signature.parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                raise UsageError(
+                    f"{function.__qualname__}: parameter {parameter.name} must be an ordinary one: "
+                    "neither keyword-only nor * nor **"
+                )
+        fields = [(parameter.name, hints.get(parameter.name, Any)) for parameter in parameters]
+        try:
+            self._types = [msgspec.msgpack.Decoder(type_) for _, type_ in fields]
+        except TypeError as error:
+            raise UsageError(
+                f"{function.__qualname__}: an argument's type cannot be stored: {error}"
+            ) from None
+        self._required = sum(1 for parameter in parameters if parameter.default is parameter.empty)
+
+    def check(self, raw: list[msgspec.Raw]) -> list[Any]:
+        """The arguments in a stored command. Raises `UsageError` if they do not fit the method."""
+        if not self._required <= len(raw) <= len(self._types):
+            raise UsageError(
+                f"{self.name} takes {self._required} to {len(self._types)} arguments, but {len(raw)} were given"
+            )
+        try:
+            return [decoder.decode(value) for decoder, value in zip(self._types, raw, strict=False)]
+        except msgspec.DecodeError as error:
+            raise UsageError(f"{self.name}: an argument does not fit: {error}") from None
+
+
+def spec_of(function: Callable[..., Any]) -> Spec:
+    spec = function.__dict__.get(_SPEC)
+    if spec is None:
+        spec = Spec(function)
+        setattr(function, _SPEC, spec)
+    return typing.cast(Spec, spec)
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """A command as it is stored: its name and its arguments in order."""
+
+    name: str
+    arguments: list[msgspec.Raw] = []
+
+
+def encode_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """A command as bytes for the log.
+
+    Raises:
+        UsageError: not a command, or the arguments do not fit its annotations.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if kind_of(function) != "command":
+        raise UsageError(f"{name} is not a command: mark it with @oarlock.command")
+    spec = spec_of(function)
+    try:
+        bound = spec.signature.bind(None, *args, **kwargs)
+        raw = [msgspec.Raw(_encoder.encode(value)) for value in bound.args[1:]]
+    except (TypeError, OverflowError, msgspec.EncodeError) as error:
+        raise UsageError(f"{name}: {error}") from None
+    spec.check(raw)
+    return _encoder.encode(Call(spec.name, raw))
