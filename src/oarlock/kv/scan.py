@@ -1,0 +1,115 @@
+"""Walking the index: which revisions of which keys a range names.
+
+A range is etcd's half-open interval [key, range_end): an empty `range_end` means the key alone, a single zero
+byte means "no end". All results come in the order of the full keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from oarlock.errors import invariant
+from oarlock.etcd_pb import kv_pb2
+from oarlock.kv.records import (
+    LONG_PREFIX,
+    MAX_STORED_KEY,
+    is_deletion,
+    newest_at,
+    record_key,
+    stored_key,
+)
+
+if TYPE_CHECKING:
+    import lmdb
+
+NO_END = b"\0"
+_decode = kv_pb2.KeyValue.FromString
+
+
+class Index:
+    """The index and the records as one transaction sees them."""
+
+    __slots__ = ("_index", "_revisions", "_txn")
+
+    def __init__(
+        self, txn: lmdb.Transaction[bytes], index: lmdb._Database, revisions: lmdb._Database
+    ) -> None:
+        self._txn = txn
+        self._index = index
+        self._revisions = revisions
+
+    def record(self, entry: bytes) -> bytes:
+        """The encoded `KeyValue` that `entry` points to."""
+        found = self._txn.get(record_key(entry), None, self._revisions)
+        invariant(found is not None, "an index entry without its record")
+        return found  # type: ignore[return-value]
+
+    def current(self, key: bytes) -> bytes | None:
+        """The entry of the live `key`, or None."""
+        entry = self._txn.get(stored_key(key), None, self._index)
+        return None if entry is None or is_deletion(entry) else entry
+
+    def at(self, key: bytes, revision: int) -> bytes | None:
+        """The entry of `key` as of `revision`, or None if it was not there."""
+        with self._txn.cursor(self._index) as cursor:
+            return self._live_at(cursor, stored_key(key), newest_at(revision))
+
+    def find(self, key: bytes, range_end: bytes, revision: int = 0) -> list[bytes]:
+        """The entries of all live keys in the range, in key order; as of `revision`, or now if 0."""
+        if not range_end:
+            entry = self.at(key, revision) if revision else self.current(key)
+            return [] if entry is None else [entry]
+        end = b"" if range_end == NO_END else range_end
+        if end and end <= key:
+            return []
+        if not revision:
+            return [entry for _, entry in self._walk(key, end) if not is_deletion(entry)]
+        found = []
+        limit = newest_at(revision)
+        with self._txn.cursor(self._index) as probe:
+            for stored, newest in self._walk(key, end):
+                # Most keys have not changed since `revision`: their newest entry is the one.
+                entry = newest if newest >= limit else self._live_at(probe, stored, limit)
+                if entry is not None and not is_deletion(entry):
+                    found.append(entry)
+        return found
+
+    @staticmethod
+    def _live_at(cursor: lmdb.Cursor[bytes], stored: bytes, limit: bytes) -> bytes | None:
+        if not cursor.set_range_dup(stored, limit):
+            return None
+        entry = cursor.value()
+        return None if is_deletion(entry) else entry
+
+    def _walk(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(stored key, newest entry) of every key in [start, end) that ever was; an empty `end` is none."""
+        last_group = end[:LONG_PREFIX]
+        group: list[tuple[bytes, bytes]] = []
+        prefix = b""
+        with self._txn.cursor(self._index) as cursor:
+            if not cursor.set_range(start[:LONG_PREFIX]):
+                return
+            for stored, entry in cursor.iternext_nodup(keys=True, values=True):
+                if group and stored[:LONG_PREFIX] != prefix:
+                    yield from self._ordered(group, start, end)
+                    group = []
+                if len(stored) != MAX_STORED_KEY:
+                    if end and stored >= end:
+                        break
+                    yield stored, entry
+                else:
+                    prefix = stored[:LONG_PREFIX]
+                    if end and prefix > last_group:
+                        break
+                    group.append((stored, entry))
+        yield from self._ordered(group, start, end)
+
+    def _ordered(
+        self, group: list[tuple[bytes, bytes]], start: bytes, end: bytes
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Long keys with one prefix: those in the range, in the order of their full keys."""
+        full = sorted((_decode(self.record(entry)).key, stored, entry) for stored, entry in group)
+        for key, stored, entry in full:
+            if key >= start and (not end or key < end):
+                yield stored, entry

@@ -1,0 +1,274 @@
+"""The replicated key-value store of one member, on LMDB: `Store`.
+
+Every batch of commands is one LMDB transaction, and the applied index is written in the same transaction: the
+store is always at exactly one point of the log. Nothing is synced: after `kill -9` the page cache still holds
+every commit, and after a power cut the store is thrown away and rebuilt from the log (design, section 4; who
+decides that is the data directory, which knows the boot id).
+
+`meta` holds one record, "state": format version, applied index, revision and compacted revision.
+
+**Disk space.** The file is written through the memory map, which saves about a quarter of the cost of a batch
+but would end the process with SIGBUS if a page could not be had. So space is allocated *before* it is mapped,
+the map doubling when it is full: a full disk shows up there, as `DiskFull`, before anything was changed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lmdb
+
+from oarlock.errors import DataDirError, DiskFailure, DiskFull, invariant
+from oarlock.etcd_pb import rpc_pb2
+from oarlock.kv import commands as log_commands
+from oarlock.kv import ranges
+from oarlock.kv.errors import Compacted, FutureRevision, KvError
+from oarlock.kv.records import MAX_STORED_KEY, revision_key
+from oarlock.kv.results import RangeResult
+from oarlock.kv.scan import Index
+from oarlock.kv.writer import Writer
+from oarlock.machine.ports import Command
+
+FORMAT = 1
+"""Version of the layout in `oarlock.kv.records`. A store of another version is refused, not guessed at."""
+INITIAL_MAP_BYTES = 16 << 20
+"""Small enough for a demonstration on a laptop, large enough for about 40,000 small keys."""
+FIRST_REVISION = 1
+"""The revision of an empty store, as in etcd: the first put makes revision 2."""
+
+_HEAD_BYTES = 2 << 16
+"""Both of LMDB's meta pages, whatever the page size."""
+_STATE = b"state"
+_state = struct.Struct(">IQQQ")
+
+
+class Store:
+    """An MVCC key-value store; implements `oarlock.machine.ports.Machine`.
+
+    All methods belong to one thread, but for `hash`, which may run in another. `apply` alone changes state.
+    """
+
+    applied_index: int
+    """The last log index whose effects are in the store."""
+    revision: int
+    """The main revision: how many changes there were, from `FIRST_REVISION`."""
+    compact_revision: int
+    """Reads below it fail with `Compacted`. 0: nothing was compacted yet."""
+    size: int
+    """Bytes of the file in use, free pages inside it included."""
+
+    def __init__(self, path: Path, env: lmdb.Environment) -> None:
+        """Use `Store.open`."""
+        self.path = path
+        self._env = env
+        self._closed = False
+        self._revisions = env.open_db(b"revisions")
+        self._index = env.open_db(b"index", dupsort=True, dupfixed=True)
+        self._meta = env.open_db(b"meta")
+        self._page_size = int(env.stat()["psize"])
+        self._reader: lmdb.Transaction[bytes] | None = None
+        # Growing the map moves it: nobody may be reading then. Held by `hash` in its thread.
+        self._mapping = threading.Lock()
+        self._load()
+
+    @classmethod
+    def open(cls, path: Path | str) -> Store:
+        """Open the store in directory `path`, made if it is not there.
+
+        Raises:
+            DataDirError: what is there is no store, or of another format; it can be rebuilt from the log.
+            DiskFull: there is no room for even an empty one.
+        """
+        path = Path(path)
+        env: lmdb.Environment | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            file = path / "data.mdb"
+            _discard_unborn(file)
+            size = max(INITIAL_MAP_BYTES, file.stat().st_size if file.exists() else 0)
+            env = lmdb.open(
+                str(path),
+                map_size=size,
+                max_dbs=3,
+                sync=False,
+                metasync=False,
+                writemap=True,
+                max_spare_txns=2,
+            )
+            _reserve(file, size)  # LMDB takes a file with anything in it for a store: so not earlier
+            invariant(env.max_key_size() >= MAX_STORED_KEY, "this LMDB was built with shorter keys")
+            return cls(path, env)
+        except (lmdb.Error, OSError) as error:
+            if env is not None:
+                env.close()
+            raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
+        except BaseException:
+            if env is not None:
+                env.close()
+            raise
+
+    @staticmethod
+    def destroy(path: Path | str) -> None:
+        """Remove the store in `path`, if there is one, so that the next `open` starts an empty one."""
+        if Path(path).exists():
+            shutil.rmtree(path)
+
+    def close(self) -> None:
+        """Sync to disk and release everything. Idempotent.
+
+        Raises: DiskFailure if syncing failed: what the disk holds is unknown.
+        """
+        with self._mapping:
+            if self._closed:
+                return
+            self._closed = True
+            self._drop_reader()
+            try:
+                self._env.sync(True)
+            except lmdb.Error as error:
+                raise DiskFailure(f"{self.path}: cannot sync the key-value store: {error}") from error
+            finally:
+                self._env.close()
+
+    # ---- Writing
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
+        """Apply a batch in one transaction: a `PutResult`, `DeleteResult` or `KvError` for each command.
+
+        Raises:
+            DiskFull: the file cannot grow. Nothing of the batch was applied.
+            DiskFailure: LMDB failed otherwise.
+        """
+        invariant(applied_index >= self.applied_index, "the log was applied backwards")
+        if commands:
+            invariant(commands[0].index > self.applied_index, "a command was applied twice")
+            invariant(commands[-1].index <= applied_index, "the applied index is behind its commands")
+        requests = [_request(command) for command in commands]
+        self._drop_reader()
+        while True:
+            try:
+                results, revision = self._write(requests, applied_index)
+                break
+            except lmdb.MapFullError:
+                self._grow()
+            except lmdb.Error as error:
+                raise DiskFailure(f"{self.path}: cannot write the key-value store: {error}") from error
+        self.applied_index = applied_index
+        self.revision = revision
+        self.size = (self._env.info()["last_pgno"] + 1) * self._page_size
+        return results
+
+    def _write(self, requests: list[Any], applied_index: int) -> tuple[list[Any], int]:
+        with self._env.begin(write=True) as txn:
+            writer = Writer(txn, self._index, self._revisions, self.revision)
+            run = writer.run
+            results = [request if isinstance(request, KvError) else run(request) for request in requests]
+            state = _state.pack(FORMAT, applied_index, writer.revision, self.compact_revision)
+            txn.put(_STATE, state, db=self._meta)
+        return results, writer.revision
+
+    def _grow(self) -> None:
+        with self._mapping:
+            self._drop_reader()
+            size = _reserve(self.path / "data.mdb", 2 * self._env.info()["map_size"])
+            self._env.set_mapsize(size)
+
+    # ---- Reading
+
+    def range(self, request: rpc_pb2.RangeRequest) -> RangeResult:
+        """Answer from the current state, or as of `request.revision`.
+
+        Raises: KeyNotProvided, FutureRevision, Compacted.
+        """
+        self._check_revision(request.revision)
+        if self._reader is None:
+            self._reader = self._env.begin()
+            self._view = Index(self._reader, self._index, self._revisions)
+        return ranges.read(self._view, request, self.revision)
+
+    def hash(self, revision: int = 0) -> int:
+        """CRC-32 of the whole history up to `revision` (0: all of it): equal on all members that are there.
+
+        Takes time in proportion to the store. May run in another thread while batches are applied.
+        Raises: FutureRevision, Compacted.
+        """
+        self._check_revision(revision)
+        value = 0
+        with self._mapping:
+            invariant(not self._closed, "the store is closed")
+            stop = revision_key(revision + 1, 0) if revision > 0 else b""
+            with self._env.begin() as txn, txn.cursor(self._revisions) as cursor:
+                for key, record in cursor:
+                    if stop and key >= stop:
+                        break
+                    value = zlib.crc32(record, zlib.crc32(key, value))
+        return value
+
+    def _check_revision(self, revision: int) -> None:
+        if revision > self.revision:
+            raise FutureRevision(revision, self.revision)
+        if 0 < revision < self.compact_revision:
+            raise Compacted(revision, self.compact_revision)
+
+    def _drop_reader(self) -> None:
+        """End the read transaction: it is behind, and what it sees could not be used again."""
+        if self._reader is not None:
+            self._reader.abort()
+            self._reader = None
+
+    def _load(self) -> None:
+        with self._env.begin() as txn:
+            found = txn.get(_STATE, db=self._meta)
+            try:
+                state = (FORMAT, 0, FIRST_REVISION, 0) if found is None else _state.unpack(found)
+            except struct.error:
+                state = (0, 0, 0, 0)
+        if state[0] != FORMAT:
+            raise DataDirError(
+                f"{self.path}: a key-value store of format {state[0]}; this version knows format {FORMAT}"
+            )
+        _, self.applied_index, self.revision, self.compact_revision = state
+        self.size = (self._env.info()["last_pgno"] + 1) * self._page_size
+
+
+def _request(command: Command) -> Any:
+    """The decoded request, or the `KvError` that its bytes earned."""
+    if command.request is not None:
+        return command.request
+    try:
+        return log_commands.decode(command.data)
+    except KvError as error:
+        return error
+
+
+def _discard_unborn(file: Path) -> None:
+    """Remove a file whose creation was cut short by a kill: it has a size, but not its first pages."""
+    if file.exists():
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+        if not head.strip(b"\0"):
+            file.unlink()
+
+
+def _reserve(path: Path, size: int) -> int:
+    """Have at least `size` bytes allocated for `path`; returns the size of the file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        size = max(size, os.fstat(fd).st_size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size)
+        return size
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(f"{path}: no space left for the key-value store ({size >> 20} MiB)") from error
+        raise
+    finally:
+        os.close(fd)
