@@ -1,0 +1,61 @@
+"""What the commands share: endpoints, running a coroutine, durations."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+
+Result = TypeVar("Result")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_ENDPOINT = "127.0.0.1:2379"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+
+
+def _split_endpoints(ctx: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+    given = (
+        text or os.environ.get("OARLOCK_ENDPOINTS") or os.environ.get("ETCDCTL_ENDPOINTS") or DEFAULT_ENDPOINT
+    )
+    endpoints = tuple(part.strip().removeprefix("http://").rstrip("/") for part in given.split(",") if part)
+    for endpoint in endpoints:
+        if not re.fullmatch(r".+:[0-9]{1,5}", endpoint) or "//" in endpoint:
+            raise click.BadParameter(f"{endpoint!r} is not HOST:PORT")
+    return endpoints
+
+
+endpoints_option = click.option(
+    "--endpoints",
+    callback=_split_endpoints,
+    metavar="HOST:PORT,…",
+    help=f"Servers to talk to. [OARLOCK_ENDPOINTS, ETCDCTL_ENDPOINTS, {DEFAULT_ENDPOINT}]",
+)
+
+
+def _read_duration(ctx: click.Context, parameter: click.Parameter, text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration: write 5s, 500ms or 2m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def duration_option(name: str, default: str, help: str) -> Callable[[Command], Command]:
+    """An option in seconds, written as `5`, `5s`, `500ms` or `2m`."""
+    return click.option(
+        name, default=default, show_default=True, callback=_read_duration, metavar="TIME", help=help
+    )
+
+
+def run_async(main: Coroutine[Any, Any, Result]) -> Result:
+    """Run to the end on uvloop, or on asyncio's own loop where there is none (Windows)."""
+    import asyncio
+
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(main)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
