@@ -47,6 +47,8 @@ class MachineAdapter:
                 raise UsageError(f"{type(self.machine).__name__} has no command {call.name!r}")
             arguments = spec_of(function).check(call.arguments)
             return function(self.machine, *arguments)
+        except (MemoryError, RecursionError):
+            raise  # this member's trouble, not the command's outcome: it must not go on
         except Exception as error:
             # Equal on every member, because it follows from the command and the state alone.
             failure = CommandFailed(f"{type(error).__name__}: {error}")

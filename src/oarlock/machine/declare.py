@@ -31,8 +31,8 @@ _encoder = msgspec.msgpack.Encoder()
 class StateMachine:
     """Base class of replicated state machines: mark methods with `command` and `query`.
 
-    The state is whatever `__init__` and the commands make of it. It is kept in memory and rebuilt from the log
-    at a restart, so `__init__` must always produce the same initial state.
+    The state is whatever `__init__` and the commands make of it. It is kept in memory and rebuilt from the
+    log at a restart, so `__init__` must always produce the same initial state.
     """
 
 
@@ -99,7 +99,8 @@ class Spec:
         """The arguments in a stored command. Raises `UsageError` if they do not fit the method."""
         if not self._required <= len(raw) <= len(self._types):
             raise UsageError(
-                f"{self.name} takes {self._required} to {len(self._types)} arguments, but {len(raw)} were given"
+                f"{self.name} takes {self._required} to {len(self._types)} arguments, "
+                f"but {len(raw)} were given"
             )
         try:
             return [decoder.decode(value) for decoder, value in zip(self._types, raw, strict=False)]
