@@ -40,6 +40,10 @@ def step(raft: Raft, message: Message) -> None:
 def append_entries(raft: Raft, message: AppendEntries) -> None:
     """AppendEntries of our own term: its sender leads it."""
     _check_shape(message)
+    if raft.leader_id not in (NOBODY, message.sender):
+        raise WireError(
+            f"{message.sender:x} claims to lead term {raft.term}, in which {raft.leader_id:x} was heard to lead"
+        )
     raft.become_follower(raft.term, message.sender, "heard the leader")
     raft.heard_leader_at = raft.now
     raft.rearm_election(raft.now)
