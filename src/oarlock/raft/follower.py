@@ -42,7 +42,7 @@ def append_entries(raft: Raft, message: AppendEntries) -> None:
     _check_shape(message)
     if raft.leader_id not in (NOBODY, message.sender):
         raise WireError(
-            f"{message.sender:x} claims to lead term {raft.term}, in which {raft.leader_id:x} was heard to lead"
+            f"{message.sender:x} claims to lead term {raft.term}, in which {raft.leader_id:x} leads"
         )
     raft.become_follower(raft.term, message.sender, "heard the leader")
     raft.heard_leader_at = raft.now
