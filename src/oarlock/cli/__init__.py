@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from oarlock.errors import OarlockError, UsageError
+from oarlock.errors import DataDirError, OarlockError, UsageError
 
 _COMMANDS = {
     "bench": ("oarlock.cli.bench", "Measure a cluster: throughput and latency."),
@@ -74,7 +74,7 @@ def run(arguments: list[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except UsageError as error:
+    except (UsageError, DataDirError) as error:
         print(f"oarlock: {error}", file=sys.stderr)
         return 2
     except OarlockError as error:

@@ -120,9 +120,12 @@ class MemberProcess:
         self.stopped = False
 
     def freeze(self) -> None:
-        """SIGSTOP: alive, connected, and silent."""
-        self.signal(signal.SIGSTOP)
-        self.stopped = True
+        """SIGSTOP, and wait until it holds: alive, connected, and silent."""
+        if self.running:
+            self.signal(signal.SIGSTOP)
+            # The signal reaches a process of several threads a little later than kill() returns.
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            self.stopped = True
 
     def thaw(self) -> None:
         """SIGCONT."""
