@@ -1,0 +1,172 @@
+"""`LogStorage` on disk: the write-ahead log with group commit.
+
+The event loop's side queues appends; the worker's side takes all that are waiting, merges them into one
+record, writes and syncs it, and sends the good news back to the loop. The two sides share nothing but
+the worker's queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import NamedTuple
+
+from oarlock.errors import DataDirError, DiskFailure, DiskFull, invariant
+from oarlock.raft.types import Entry, HardState, Recovered
+from oarlock.storage.files import Files, RealFiles
+from oarlock.storage.recovery import recover
+from oarlock.storage.segment import SEGMENT_BYTES
+from oarlock.storage.worker import ThreadWorker, Worker
+from oarlock.storage.writer import LogWriter
+
+OnDurable = Callable[[BaseException | None], None]
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Append(NamedTuple):
+    """One call of `DiskStorage.append`."""
+
+    hard_state: HardState | None
+    entries: Sequence[Entry]
+    on_durable: OnDurable
+
+
+class DiskStorage:
+    """Hard state and log in a directory of segments (implements `oarlock.replica.ports.LogStorage`).
+
+    Args:
+        directory: made if it does not exist. One process at a time: `DataDir` holds the lock.
+        segment_bytes: size of new segments; larger only for a batch that needs it.
+        files: the file system.
+        worker: where writing and syncing happens.
+        random: salts for segments; only tests and the simulator need to choose.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        files: Files | None = None,
+        worker: Worker[Append] | None = None,
+        random: Random | None = None,
+    ) -> None:
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._files: Files = RealFiles() if files is None else files
+        self._worker: Worker[Append] = ThreadWorker() if worker is None else worker
+        self._random = SystemRandom() if random is None else random
+        self._writer: LogWriter | None = None
+        self._started = False
+        self._closed = False
+        self._failure: BaseException | None = None
+        """Set once, by the worker. Everything after it fails with it."""
+
+    def load(self) -> Recovered:
+        """Read what is stored, repair a torn tail, and make ready to append. Blocks.
+
+        Raises:
+            CorruptLog: damage that no torn write explains; names file and offset.
+            DataDirError: the directory cannot be used, or a newer version wrote it.
+            DiskFull, DiskFailure: the disk failed while making it ready.
+        """
+        invariant(self._writer is None and not self._closed, "load() is called once, before anything else")
+        try:
+            self._files.make_dir(self._directory)
+            self._files.sync_dir(self._directory.parent)
+            log, tail = recover(self._files, self._directory, self._segment_bytes)
+            self._writer = LogWriter(
+                self._files, self._directory, self._segment_bytes, log, tail, self._random
+            )
+        except OSError as error:
+            if error.errno in _FULL or error.errno == errno.EIO:
+                raise disk_failure(error, self._directory) from error
+            raise DataDirError(f"{self._directory}: cannot use the log: {error.strerror or error}") from None
+        return Recovered(log.hard_state, log.entries)
+
+    def append(self, hard_state: HardState | None, entries: Sequence[Entry], on_durable: OnDurable) -> None:
+        """Queue for the next batch. See `oarlock.replica.ports.LogStorage.append`."""
+        invariant(
+            self._writer is not None and not self._closed, "append() is called between load() and close()"
+        )
+        if not self._started:
+            self._worker.start(self._store, self._prepare)
+            self._started = True
+        self._worker.submit(Append(hard_state, entries, on_durable))
+
+    async def close(self) -> None:
+        """Write and deliver what was appended, mark the log as closed in good order, release the files."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._started:
+            await self._worker.stop()
+        if self._writer is not None:
+            try:
+                self._writer.close(in_good_order=self._failure is None)
+            except OSError as error:
+                raise disk_failure(error, self._directory) from error
+
+    def _store(self, appends: list[Append]) -> Callable[[], None]:
+        """On the worker: one batch, one record, one sync."""
+        if self._failure is None:
+            try:
+                invariant(self._writer is not None, "the worker is started after load()")
+                self._writer.append(*merge(appends))  # type: ignore[union-attr]
+            except OSError as error:
+                self._failure = disk_failure(error, self._directory)
+            except Exception as error:
+                self._failure = error
+        return partial(_deliver, appends, self._failure)
+
+    def _prepare(self) -> None:
+        """On the worker, between batches."""
+        if self._failure is None and self._writer is not None:
+            try:
+                self._writer.prepare()
+            except OSError as error:
+                self._failure = disk_failure(error, self._directory)
+
+
+def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry]]:
+    """One append with the effect of all of them in order."""
+    if len(appends) == 1:
+        return appends[0].hard_state, appends[0].entries
+    hard_state: HardState | None = None
+    entries: list[Entry] = []
+    for append in appends:
+        if append.hard_state is not None:
+            hard_state = append.hard_state
+        if append.entries:
+            if entries:
+                # The later call replaces what the earlier ones would have stored at its indexes.
+                del entries[max(append.entries[0].index - entries[0].index, 0) :]
+            entries += append.entries
+    return hard_state, entries
+
+
+def disk_failure(error: OSError, path: Path) -> DiskFailure:
+    """Our error for one of the operating system's."""
+    where = error.filename or path
+    if error.errno in _FULL:
+        return DiskFull(f"{where}: no space left on the disk: free some and start this member again")
+    return DiskFailure(
+        f"{where}: the disk failed: {error.strerror or error}. It is not known what it holds, so this "
+        "member has to stop; it recovers when started again on a sound disk"
+    )
+
+
+def _deliver(appends: list[Append], failure: BaseException | None) -> None:
+    """On the event loop. One caller's mistake must not keep the news from the others."""
+    for append in appends:
+        try:
+            append.on_durable(failure)
+        except Exception as error:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "on_durable raised", "exception": error}
+            )
