@@ -47,6 +47,7 @@ def append_entries(raft: Raft, message: AppendEntries) -> None:
     raft.become_follower(raft.term, message.sender, "heard the leader")
     raft.heard_leader_at = raft.now
     raft.rearm_election(raft.now)
+    raft.give_up_old_reads()
     if raft.log.term_at(message.previous_index) != message.previous_term:
         hint_index, hint_term = raft.log.agreement_hint(message.previous_index, message.previous_term)
         raft.answered_round = max(raft.answered_round, message.round)
@@ -118,11 +119,11 @@ def refuse_leaders_work(raft: Raft, message: Propose | ReadIndex) -> None:
         raft.send(ReadIndexReply(raft.term, raft.id, message.sender, message.context, 0))
 
 
-def read(raft: Raft, context: int, forwarded: dict[int, None]) -> None:
+def read(raft: Raft, context: int, forwarded: dict[int, float]) -> None:
     """Ask the leader for a read index (dissertation 6.4)."""
     if raft.leader_id == NOBODY:
         raise NotLeader
     if len(forwarded) >= raft.config.pending_reads_max:
         raise Busy(f"{len(forwarded)} reads wait for the leader's answer already")
-    forwarded[context] = None
+    forwarded[context] = raft.now
     raft.send(ReadIndex(raft.term, raft.id, raft.leader_id, context))

@@ -118,7 +118,8 @@ class Raft:
         self._reads: list[ReadState] = []
         self._rejected_reads: list[int] = []
         self._rejected_batches: list[ProposeReply] = []
-        self._forwarded_reads: dict[int, None] = {}
+        self._forwarded_reads: dict[int, float] = {}
+        """Reads that the leader was asked about: context, and when; oldest first."""
         self._election_deadline = math.inf
         self.rearm_election(now)
         if self.configuration.voters == (self.id,) and not self.configuration.joint:
@@ -223,8 +224,8 @@ class Raft:
     def read(self, context: int, now: float) -> None:
         """Ask for an index at which a read is linearizable (ReadIndex, dissertation 6.4).
 
-        The answer is in `Ready.reads`, or `Ready.rejected_reads` if leadership moved. With messages lost
-        there may be no answer: ask again, with a new context.
+        The answer is in `Ready.reads`, or `Ready.rejected_reads` if leadership moved or the leader did not
+        answer for an election timeout (a message was lost): ask again, with a new context.
 
         Raises:
             NotLeader: no leader is known.
@@ -454,7 +455,17 @@ class Raft:
 
     def forwarded_read_answered(self, context: int) -> bool:
         """Forget a read that the leader was asked about. False if there is none (any more)."""
-        return self._forwarded_reads.pop(context, 0) is None
+        return self._forwarded_reads.pop(context, None) is not None
+
+    def give_up_old_reads(self) -> None:
+        """Reject reads that the leader has not answered for an election timeout: a message was lost."""
+        patience = self.now - self.config.election_timeout
+        while self._forwarded_reads:
+            context, asked_at = next(iter(self._forwarded_reads.items()))
+            if asked_at > patience:
+                break
+            del self._forwarded_reads[context]
+            self._rejected_reads.append(context)
 
     def rearm_election(self, now: float) -> None:
         """Draw a new election timeout (dissertation 3.4)."""
