@@ -178,8 +178,11 @@ class Store:
     def _grow(self) -> None:
         with self._mapping:
             self._drop_reader()
-            size = _reserve(self.path / "data.mdb", 2 * self._env.info()["map_size"])
-            self._env.set_mapsize(size)
+            try:
+                size = _reserve(self.path / "data.mdb", 2 * self._env.info()["map_size"])
+                self._env.set_mapsize(size)
+            except (lmdb.Error, OSError) as error:
+                raise DiskFailure(f"{self.path}: cannot grow the key-value store: {error}") from error
 
     # ---- Reading
 
@@ -267,7 +270,7 @@ def _reserve(path: Path, size: int) -> int:
             os.posix_fallocate(fd, 0, size)
         return size
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(f"{path}: no space left for the key-value store ({size >> 20} MiB)") from error
         raise
     finally:

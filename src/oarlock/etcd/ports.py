@@ -1,0 +1,71 @@
+"""What the services need from a replica, as a contract. `oarlock.replica.Replica` fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+
+class MemberInfo(Protocol):
+    """One member, as the configuration names it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def peer_urls(self) -> Sequence[str]: ...
+    @property
+    def client_urls(self) -> Sequence[str]: ...
+
+
+class ConfigurationInfo(Protocol):
+    """Who takes part."""
+
+    @property
+    def members(self) -> Sequence[MemberInfo]: ...
+    @property
+    def learners(self) -> Sequence[int]: ...
+
+
+class ReplicaPort(Protocol):
+    """One member's replica, as the services see it."""
+
+    def propose(
+        self,
+        data: bytes,
+        on_done: Callable[[Any, BaseException | None], None],
+        request: Any = None,
+        timeout: float | None = None,
+    ) -> None:
+        """Replicate `data`; then `on_done(result, None)` with what the store's `apply` returned for it.
+
+        `on_done(None, error)` if that did not come about, with one of `oarlock.errors.RequestError`. Called
+        exactly once, on the event loop's thread, possibly before `propose` returns. `request` is the decoded
+        form of `data`. `timeout` in seconds.
+        """
+
+    def read_barrier(
+        self, on_ready: Callable[[BaseException | None], None], timeout: float | None = None
+    ) -> None:
+        """Call `on_ready(None)` once local state holds everything acknowledged before this call.
+
+        `on_ready(error)` if that did not come about. Exactly once, possibly before this returns.
+        """
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def leader_id(self) -> int:
+        """0 if none is known."""
+
+    @property
+    def node_id(self) -> int: ...
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def commit_index(self) -> int: ...
+    @property
+    def configuration(self) -> ConfigurationInfo: ...
