@@ -5,7 +5,16 @@ key-value store does, implements `Machine` instead.
 """
 
 from oarlock.machine.adapter import MachineAdapter
-from oarlock.machine.declare import StateMachine, command, encode_call, query
+from oarlock.machine.declare import StateMachine, command, encode_call, query, run_query
 from oarlock.machine.ports import Command, Machine
 
-__all__ = ["Command", "Machine", "MachineAdapter", "StateMachine", "command", "encode_call", "query"]
+__all__ = [
+    "Command",
+    "Machine",
+    "MachineAdapter",
+    "StateMachine",
+    "command",
+    "encode_call",
+    "query",
+    "run_query",
+]

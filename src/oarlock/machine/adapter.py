@@ -17,7 +17,8 @@ _decoder = msgspec.msgpack.Decoder(Call)
 class MachineAdapter:
     """Feeds stored commands to a state machine's methods.
 
-    Keeps nothing on disk: at a restart everything is applied anew, so `applied_index` starts at 0.
+    Keeps nothing on disk: at a restart everything is applied anew, so `applied_index` starts at 0. Commands
+    are proposed with a `request` that is not None, so that their proposer gets a copy of the result.
 
     Raises:
         UsageError: a command's parameters cannot be stored; better now than in production.
@@ -34,19 +35,21 @@ class MachineAdapter:
         return 0
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
-        return [self._apply_one(command.data) for command in commands]
+        return [self._apply_one(command) for command in commands]
 
     def close(self) -> None:
         pass
 
-    def _apply_one(self, data: bytes) -> Any:
+    def _apply_one(self, command: Command) -> Any:
+        """The result, or the error as the result. A copy is made only where someone waits for it."""
         try:
-            call = _decoder.decode(data)
+            call = _decoder.decode(command.data)
             function = self._commands.get(call.name)
             if function is None:
                 raise UsageError(f"{type(self.machine).__name__} has no command {call.name!r}")
-            arguments = spec_of(function).check(call.arguments)
-            return function(self.machine, *arguments)
+            spec = spec_of(function)
+            arguments = spec.check(call.arguments)
+            result = function(self.machine, *arguments)
         except (MemoryError, RecursionError):
             raise  # this member's trouble, not the command's outcome: it must not go on
         except Exception as error:
@@ -54,3 +57,9 @@ class MachineAdapter:
             failure = CommandFailed(f"{type(error).__name__}: {error}")
             failure.__cause__ = error
             return failure
+        if command.request is None:
+            return result
+        try:
+            return spec.hand_out(result)
+        except UsageError as error:
+            return error

@@ -8,6 +8,9 @@ A command travels as MessagePack, as the list of its name and its arguments, and
 method's annotations (by msgspec) before it is submitted and again before it runs. The name and the
 parameters of a command are therefore part of what is stored: renaming one orphans the log. New parameters
 go at the end, with a default.
+
+What a command or query returns reaches the caller as a copy, made by the return annotation: nobody gets
+hold of the state itself, and changes it on one member only.
 """
 
 from __future__ import annotations
@@ -51,8 +54,12 @@ def query(function: Function) -> Function:
 
 
 def _mark(function: Function, kind: str) -> Function:
-    if inspect.iscoroutinefunction(function):
+    if not inspect.isfunction(function):
+        raise UsageError(f"{function!r}: a {kind} is an ordinary method, and its mark is the innermost one")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise UsageError(f"{function.__qualname__}: a {kind} cannot be async: it must not depend on timing")
+    if inspect.isgeneratorfunction(function):
+        raise UsageError(f"{function.__qualname__}: a {kind} cannot yield: it has to be done when it returns")
     setattr(function, _KIND, kind)
     return function
 
@@ -63,22 +70,46 @@ def kind_of(function: object) -> str | None:
 
 
 def commands_of(machine: type) -> dict[str, Callable[..., Any]]:
-    """A class's commands by name, inherited ones included."""
+    """A class's commands by name, inherited ones included.
+
+    Raises:
+        UsageError: a method cannot be found by the name that it is stored under.
+    """
     found = {}
     for name in dir(machine):
+        marked = {kind_of(base.__dict__[name]) for base in machine.__mro__ if name in base.__dict__}
+        if "command" not in marked:
+            continue
+        if marked != {"command"}:
+            raise UsageError(
+                f"{machine.__qualname__}.{name} is a command in one class and not in another: "
+                "mark it with @oarlock.command in all"
+            )
         function = inspect.getattr_static(machine, name)
-        if kind_of(function) == "command":
-            found[name] = function
+        if function.__name__ != name:
+            raise UsageError(f"{machine.__qualname__}.{name}: a command has one name: {function.__name__}")
+        found[name] = function
     return found
 
 
+_ATOMS = frozenset({int, str, bytes, float, bool, type(None)})
+"""Nobody can change these: they need no copy."""
+
+
 class Spec:
-    """How one command's arguments are checked and turned into bytes and back."""
+    """How one method's arguments are checked and turned into bytes and back, and its result is handed out."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name = function.__name__
+        self._qualname = function.__qualname__
         self.signature = inspect.signature(function)
-        hints = typing.get_type_hints(function, include_extras=True)
+        try:
+            hints = typing.get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise UsageError(
+                f"{function.__qualname__}: {error}: annotations are read when the program runs, "
+                "so what they name has to be imported in its module"
+            ) from None
         parameters = list(self.signature.parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
@@ -89,9 +120,10 @@ class Spec:
         fields = [(parameter.name, hints.get(parameter.name, Any)) for parameter in parameters]
         try:
             self._types = [msgspec.msgpack.Decoder(type_) for _, type_ in fields]
+            self._result = msgspec.msgpack.Decoder(hints.get("return", Any))
         except TypeError as error:
             raise UsageError(
-                f"{function.__qualname__}: an argument's type cannot be stored: {error}"
+                f"{function.__qualname__}: a type in its annotations cannot be stored: {error}"
             ) from None
         self._required = sum(1 for parameter in parameters if parameter.default is parameter.empty)
 
@@ -106,6 +138,19 @@ class Spec:
             return [decoder.decode(value) for decoder, value in zip(self._types, raw, strict=False)]
         except msgspec.DecodeError as error:
             raise UsageError(f"{self.name}: an argument does not fit: {error}") from None
+
+    def hand_out(self, result: Any) -> Any:
+        """The caller's own copy of a result. Raises `UsageError` if it does not fit the annotation."""
+        if type(result) in _ATOMS:
+            return result
+        try:
+            return self._result.decode(_encoder.encode(result))
+        except (*_UNFIT, msgspec.DecodeError) as error:
+            raise UsageError(f"{self._qualname} ran, but its result cannot be handed out: {error}") from None
+
+
+_UNFIT = (TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
+"""What encoding a value that MessagePack cannot hold raises."""
 
 
 def spec_of(function: Callable[..., Any]) -> Spec:
@@ -135,8 +180,29 @@ def encode_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     spec = spec_of(function)
     try:
         bound = spec.signature.bind(None, *args, **kwargs)
+        if bound.kwargs:
+            bound.apply_defaults()  # arguments are stored by position: fill the gaps before a named one
         raw = [msgspec.Raw(_encoder.encode(value)) for value in bound.args[1:]]
-    except (TypeError, OverflowError, msgspec.EncodeError) as error:
+    except _UNFIT as error:
         raise UsageError(f"{name}: {error}") from None
     spec.check(raw)
     return _encoder.encode(Call(spec.name, raw))
+
+
+def run_query(
+    machine: StateMachine, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Ask the local state. What the query itself raises passes through.
+
+    Raises:
+        UsageError: not a query, or the arguments or the result do not fit its annotations.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if kind_of(function) != "query":
+        raise UsageError(f"{name} is not a query: mark it with @oarlock.query")
+    spec = spec_of(function)
+    try:
+        spec.signature.bind(machine, *args, **kwargs)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}") from None
+    return spec.hand_out(function(machine, *args, **kwargs))
