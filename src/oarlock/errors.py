@@ -17,7 +17,7 @@
     │   ├── RequestTimeout         no answer in time; .outcome_unknown says whether it may still happen
     │   ├── OutcomeUnknown         it may or may not have been applied (lost on a leader change)
     │   ├── CommandFailed          the state machine refused; nothing else went wrong
-    │   └── Stopped                the replica is stopping
+    │   └── Stopped                the replica is stopping; .outcome_unknown as above
     └── RpcError                   a gRPC call failed; .code and .message (in oarlock.grpc)
 
 Catch at the level you care about. Data is in attributes: no message needs parsing.
@@ -130,4 +130,12 @@ class CommandFailed(RequestError):
 
 
 class Stopped(RequestError):
-    """The replica is stopping or has stopped."""
+    """The replica is stopping or has stopped.
+
+    Attributes:
+        outcome_unknown: True if the command may still be applied, False if it certainly was not.
+    """
+
+    def __init__(self, message: str = "the replica has stopped", outcome_unknown: bool = False) -> None:
+        self.outcome_unknown = outcome_unknown
+        super().__init__(f"{message}; the command may still be applied" if outcome_unknown else message)

@@ -35,5 +35,7 @@ class Expiry:
             self._timer = asyncio.get_running_loop().call_at(due, self._fire)
 
     def _fire(self) -> None:
+        # Those whom `sweep` calls back may watch something new: they must find that no timer is set.
         self._timer = None
-        self._arm(self._sweep(asyncio.get_running_loop().time()))
+        self._due = math.inf
+        self.watch(self._sweep(asyncio.get_running_loop().time()))

@@ -177,8 +177,9 @@ class Proposals:
     def close(self) -> None:
         """Answer everything that waits: the replica is stopping."""
         self._expiry.close()
-        for number in list(self._waiting):
-            self._finish(number, None, Stopped("the replica is stopping"))
+        for number, proposal in list(self._waiting.items()):
+            in_doubt = proposal.sent_in != _QUEUED
+            self._finish(number, None, Stopped("the replica is stopping", outcome_unknown=in_doubt))
 
     def _lost_before(self, term: Term) -> None:
         """What was sent before `term` and is not applied by now never will be: queue it again, in order."""

@@ -91,7 +91,7 @@ class Reads:
     def rejected(self, context: int) -> None:
         """Leadership moved: ask again, whoever leads now."""
         _, waiters = self._asked.pop(context, (0.0, []))
-        self._queue = waiters + self._queue
+        self._queue = [waiter for waiter in waiters if not waiter.done] + self._queue
 
     def applied(self, index: Index) -> None:
         """Everything up to `index` is applied: answer what waited for it."""
