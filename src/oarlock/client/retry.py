@@ -1,0 +1,41 @@
+"""What may be tried again, and why.
+
+A read may always be repeated. A write may be repeated only if it certainly was not carried out: the
+connection says so (`RpcError.not_processed`), or the server does, in one of the texts that etcd keeps for
+that. Everything else that cuts a write short leaves its outcome open, and repeating it could undo what
+another client did in between; the caller hears `OutcomeUnknown` and decides.
+"""
+
+from __future__ import annotations
+
+import enum
+
+from oarlock.grpc import RpcError, StatusCode
+
+_REFUSED = frozenset({"etcdserver: no leader", "etcdserver: too many requests", "etcdserver: not capable"})
+"""The server turned the request away before doing anything."""
+_OPEN = frozenset(
+    {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED, StatusCode.INTERNAL}
+)
+"""Codes that say nothing about whether the request was carried out."""
+_PASSING = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
+"""Codes of conditions that another endpoint, or a little time, may cure."""
+
+
+class Verdict(enum.Enum):
+    """What to do about a failed attempt."""
+
+    RETRY = enum.auto()
+    UNKNOWN = enum.auto()
+    """Do not repeat: it may have been carried out."""
+    FINAL = enum.auto()
+    """The answer is no."""
+
+
+def judge(error: RpcError, *, write: bool) -> Verdict:
+    """Whether the attempt that ended in `error` may be repeated."""
+    if error.message in _REFUSED or (error.not_processed and error.code in _PASSING):
+        return Verdict.RETRY
+    if write:
+        return Verdict.UNKNOWN if error.code in _OPEN else Verdict.FINAL
+    return Verdict.RETRY if error.code in _PASSING else Verdict.FINAL
