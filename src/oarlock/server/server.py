@@ -22,6 +22,8 @@ from contextlib import AsyncExitStack
 from random import Random
 from typing import Any
 
+from msgspec.structs import replace
+
 from oarlock import etcd, grpc
 from oarlock.errors import DataDirError, RequestError, UsageError
 from oarlock.kv import Store
@@ -48,6 +50,18 @@ class MemberReplica(Runtime):
     """The replica as the etcd services want it: it knows its cluster, and refuses through the callback."""
 
     cluster_id: int = 0
+    client_urls: tuple[str, ...] = ()
+    """Where clients reach this member."""
+
+    @property
+    def configuration(self) -> Configuration:
+        """As the log has it, with this member's client URLs: the others' are not known here yet."""
+        configuration = super().configuration
+        members = tuple(
+            replace(member, client_urls=self.client_urls) if member.id == self.node_id else member
+            for member in configuration.members
+        )
+        return replace(configuration, members=members)
 
     def propose(
         self, data: bytes, on_done: OnDone, request: Any = None, timeout: float | None = None
@@ -70,9 +84,10 @@ def initial_configuration(settings: Settings) -> Configuration:
     """The members that the settings name, with the ids that etcd would give them."""
     members = []
     for name, peer_urls in settings.initial_cluster:
-        client_urls = settings.advertise_client_urls if name == settings.name else ()
+        # Without client URLs: this becomes the log's first entry, so it must be equal on all members, and
+        # each is told only its own.
         node_id = etcd.member_id(peer_urls, settings.initial_cluster_token)
-        members.append(Member(node_id, name, peer_urls, client_urls))
+        members.append(Member(node_id, name, peer_urls))
     members.sort(key=lambda member: member.id)
     return Configuration(voters=tuple(member.id for member in members), members=tuple(members))
 
@@ -142,6 +157,7 @@ class Server:
             transport=transport,
         )
         replica.cluster_id = self.cluster_id
+        replica.client_urls = settings.advertise_client_urls
         self._opened.push_async_callback(replica.close)
         await replica.start()
         await self._serve_clients(store, replica)
