@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture
-def ports() -> PortReservation:
-    return PortReservation()
+def ports() -> Iterator[PortReservation]:
+    reservation = PortReservation()
+    yield reservation
+    reservation.close()
 
 
 def serve(directory: Path, *flags: str) -> subprocess.CompletedProcess[str]:
