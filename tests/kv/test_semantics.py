@@ -6,6 +6,7 @@ import pytest
 
 from oarlock.etcd_pb import kv_pb2, rpc_pb2
 from oarlock.kv import (
+    InvalidSortOption,
     KeyNotFound,
     KeyNotProvided,
     LeaseNotFound,
@@ -161,6 +162,9 @@ def test_results_can_be_sorted_by_every_target(kv: Feeder) -> None:
     for target, keys in expected.items():
         assert kv.keys(b"a", b"\0", sort_target=target, sort_order=request.ASCEND) == keys
         assert kv.keys(b"a", b"\0", sort_target=target, sort_order=request.ASCEND, limit=2) == keys[:2]
+    for nonsense in (b"\x28\x07", b"\x30\x09"):
+        with pytest.raises(InvalidSortOption):
+            kv.store.range(request.FromString(request(key=b"a").SerializeToString() + nonsense))
     assert kv.keys(b"a", b"\0", sort_order=request.DESCEND) == [b"c", b"b", b"a"]
 
 

@@ -25,6 +25,7 @@ _TABLE: dict[type[BaseException], Status] = {
     kv.KeyNotFound: (StatusCode.INVALID_ARGUMENT, "etcdserver: key not found"),
     kv.ValueProvided: (StatusCode.INVALID_ARGUMENT, "etcdserver: value is provided"),
     kv.LeaseProvided: (StatusCode.INVALID_ARGUMENT, "etcdserver: lease is provided"),
+    kv.InvalidSortOption: (StatusCode.INVALID_ARGUMENT, "etcdserver: invalid sort option"),
     kv.LeaseNotFound: (StatusCode.NOT_FOUND, "etcdserver: requested lease not found"),
     kv.FutureRevision: (
         StatusCode.OUT_OF_RANGE,

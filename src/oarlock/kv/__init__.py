@@ -9,6 +9,7 @@ from oarlock.kv.commands import DELETE_RANGE, PUT
 from oarlock.kv.errors import (
     Compacted,
     FutureRevision,
+    InvalidSortOption,
     KeyNotFound,
     KeyNotProvided,
     KvError,
@@ -26,6 +27,7 @@ __all__ = [
     "Compacted",
     "DeleteResult",
     "FutureRevision",
+    "InvalidSortOption",
     "KeyNotFound",
     "KeyNotProvided",
     "KvError",

@@ -49,6 +49,13 @@ class LeaseNotFound(KvError):
         super().__init__(f"there is no lease {lease_id:x}")
 
 
+class InvalidSortOption(KvError):
+    """A sort order or target that does not exist."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no such sort order or target")
+
+
 class FutureRevision(KvError):
     """A read at a revision that is not there yet. Attributes: revision (asked for), current."""
 

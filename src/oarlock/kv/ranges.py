@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from oarlock.etcd_pb import kv_pb2, rpc_pb2
-from oarlock.kv.errors import KeyNotProvided
+from oarlock.kv.errors import InvalidSortOption, KeyNotProvided
 from oarlock.kv.results import RangeResult
 from oarlock.kv.scan import Index
 
@@ -25,12 +25,16 @@ _TARGETS: dict[int, Callable[[kv_pb2.KeyValue], Any]] = {
     _Request.MOD: lambda pair: pair.mod_revision,
     _Request.VALUE: lambda pair: pair.value,
 }
+_ORDERS = frozenset(_Request.SortOrder.values())
 
 
 def read(index: Index, request: rpc_pb2.RangeRequest, revision: int) -> RangeResult:
     """Answer `request` from `index`; `revision` is the store's. The revision asked for was checked before."""
     if not request.key:
         raise KeyNotProvided
+    if request.sort_order not in _ORDERS or request.sort_target not in _TARGETS:
+        # etcd since 3.5.2; before, an unknown target ended the server.
+        raise InvalidSortOption
     at = request.revision if 0 < request.revision < revision else 0
     entries = index.find(request.key, request.range_end, at)
     count = len(entries)
@@ -74,6 +78,4 @@ def _passes(request: rpc_pb2.RangeRequest, pair: kv_pb2.KeyValue) -> bool:
 
 def _sort(request: rpc_pb2.RangeRequest, pairs: list[kv_pb2.KeyValue]) -> None:
     """By the target; ascending if only a target was named. Ties keep key order."""
-    target = _TARGETS.get(request.sort_target)
-    if target is not None:
-        pairs.sort(key=target, reverse=request.sort_order == _Request.DESCEND)
+    pairs.sort(key=_TARGETS[request.sort_target], reverse=request.sort_order == _Request.DESCEND)
