@@ -79,7 +79,7 @@ class DiskStorage:
         try:
             self._files.make_dir(self._directory)
             self._files.sync_dir(self._directory.parent)
-            log, tail = recover(self._files, self._directory, self._segment_bytes)
+            log, tail = recover(self._files, self._directory)
             self._writer = LogWriter(
                 self._files, self._directory, self._segment_bytes, log, tail, self._random
             )

@@ -29,9 +29,9 @@ import google_crc32c
 
 from oarlock.errors import invariant
 
-_MAGIC = 0x4C52414F
+_MAGIC = 0x524C4F89
 MAGIC = struct.pack("<I", _MAGIC)
-"""The bytes ``OARL``."""
+"""``\\x89OLR``: not text, so it is rare in values."""
 _PREFIX = struct.Struct("<II")
 _CHECKED = struct.Struct("<IIB7xQQQQQ")
 _PLACE = struct.Struct("<QQ")

@@ -9,8 +9,9 @@ The writer syncs each record before it writes the next. Three rules follow, and 
 3. A clean close writes a last record that says so. Damage before it is then found by rule 1, even damage
    to the last record with data.
 
-One more check covers what the rules leave: cutting must not remove an entry that an intact record says is
-committed.
+A file shorter than it was made is corruption too: its size was durable before its first record, and a torn
+write does not take it back. One more check covers what the rules leave: cutting must not remove an entry that
+an intact record says is committed.
 
 What cannot be told apart: bit rot in the very last record of a log that was not closed, and a torn write.
 """
@@ -43,6 +44,7 @@ from oarlock.storage.segment import (
 from oarlock.wire.entries import decode_batch
 
 _logger = logging.getLogger(__name__)
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass
@@ -66,10 +68,9 @@ class Tail:
     path: Path
     header: SegmentHeader
     offset: int
-    capacity: int
 
 
-def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Log, Tail | None]:
+def recover(files: Files, directory: Path) -> tuple[Log, Tail | None]:
     """Read every segment in ``directory``, repair a torn tail, and return what is stored.
 
     The tail is None if there is no segment yet.
@@ -90,33 +91,43 @@ def recover(files: Files, directory: Path, segment_bytes: int) -> tuple[Log, Tai
         try:
             data = file.read(0, file.size())
             header = decode_segment_header(data, path)
-            if header.number != segment_number(path.name):
-                raise CorruptLog(path, 0, f"this is segment {header.number} under another name")
-            if header.first_sequence > log.next_sequence and tail is not None:
-                # Rule 1: this segment was begun when all records before it were durable.
-                raise CorruptLog(
-                    tail.path,
-                    tail.offset,
-                    f"{broken}, and {path.name} goes on with record {header.first_sequence} "
-                    f"where {log.next_sequence} has to follow",
-                )
-            if header.first_sequence != log.next_sequence:
-                raise CorruptLog(
-                    path, 0, f"it begins with record {header.first_sequence}, not {log.next_sequence}"
-                )
+            _check_place(header, path, len(data), log, tail, broken)
             offset, broken = _read_segment(data, header, path, log)
             if path is paths[-1]:
-                _cut(file, data, header, path, offset, broken, log, segment_bytes)
+                _cut(file, data, header, path, offset, broken, log)
         except BaseException:
             file.close()
             raise
         finally:
             if tail is not None:
                 tail.file.close()
-        tail = Tail(file, path, header, offset, file.size())
+        tail = Tail(file, path, header, offset)
     if PREPARED_NAME in names:
         files.remove(directory / PREPARED_NAME)
     return log, tail
+
+
+def _check_place(
+    header: SegmentHeader, path: Path, size: int, log: Log, before: Tail | None, broken: str
+) -> None:
+    """Raise CorruptLog unless this segment is whole and continues the log.
+
+    ``before`` is the segment before it, where reading ended for the reason ``broken``.
+    """
+    if header.number != segment_number(path.name):
+        raise CorruptLog(path, 0, f"this is segment {header.number} under another name")
+    if size < header.size:
+        raise CorruptLog(path, size, f"the file is cut off: it was made with {header.size} bytes")
+    if header.first_sequence > log.next_sequence and before is not None:
+        # Rule 1: this segment was begun when all records before it were durable.
+        raise CorruptLog(
+            before.path,
+            before.offset,
+            f"{broken}, and {path.name} goes on with record {header.first_sequence} "
+            f"where {log.next_sequence} has to follow",
+        )
+    if header.first_sequence != log.next_sequence:
+        raise CorruptLog(path, 0, f"it begins with record {header.first_sequence}, not {log.next_sequence}")
 
 
 def _segments(directory: Path, names: list[str]) -> list[Path]:
@@ -179,13 +190,12 @@ def _cut(
     offset: int,
     broken: str,
     log: Log,
-    segment_bytes: int,
 ) -> None:
     """Make the last segment end at ``offset``: refuse if that is corruption, overwrite a torn write."""
     behind = find_header(data, offset + ALIGNMENT, header.salt)
     if behind is not None:
         raise CorruptLog(path, offset, f"{broken}, with a valid record behind it at {behind}")
-    garbage = len(data[offset:].rstrip(b"\0"))
+    garbage = _end_of_data(data, offset) - offset
     if garbage:
         if log.commit_index > len(log.entries):
             raise CorruptLog(
@@ -200,6 +210,14 @@ def _cut(
         )
         write_zeros(file, offset, garbage)
         file.fdatasync()
-    if len(data) < segment_bytes:  # a cut file: appends rely on reserved space in front of them
-        file.preallocate(segment_bytes)
-        file.fdatasync()
+
+
+def _end_of_data(data: bytes, begin: int) -> int:
+    """Where the zeros begin that reach to the end; ``begin`` or later. Fast: they are most of a segment."""
+    end = len(data)
+    while end > begin:
+        piece = data[max(begin, end - _PIECE_BYTES) : end]
+        if piece != bytes(len(piece)):
+            return end - len(piece) + len(piece.rstrip(b"\0"))
+        end -= len(piece)
+    return begin

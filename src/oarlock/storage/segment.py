@@ -2,9 +2,9 @@
 
 ``00000000000000000001.log`` and so on, numbered without gaps. Each begins with a header::
 
-    offset  0       8         12    16     24       32               40            48
-            | magic | version | crc | salt | number | first sequence | first index | zeros up to 64 |
-              8       u32       u32   u64    u64      u64              u64
+    offset  0       8         12    16     24       32               40            48     56
+            | magic | version | crc | salt | number | first sequence | first index | size | zeros |
+              8       u32       u32   u64    u64      u64              u64           u64    8
 
 A segment gets its name only when its header and its zeros are durable. So a segment with a damaged header
 is damaged, never half made; and its mere existence says that all records before `first sequence` were
@@ -40,7 +40,7 @@ PREPARED_NAME = "next.tmp"
 """The segment in the making. Worthless after a crash."""
 
 _MAGIC = b"OARLOCKW"
-_HEADER = struct.Struct("<8sIIQQQQ16x")
+_HEADER = struct.Struct("<8sIIQQQQQ8x")
 _CRC = slice(12, 16)
 invariant(_HEADER.size == SEGMENT_HEADER_BYTES, "the header's size is part of the format")
 _NAME = re.compile(r"(\d{20})\.log")
@@ -54,6 +54,8 @@ class SegmentHeader(NamedTuple):
     """Sequence of the segment's first record, whether it has been written yet or not."""
     first_index: int
     """Where the log stood when the segment was begun: the index after the last one. For people."""
+    size: int
+    """Of the file, in bytes. It is reserved before the segment gets its name, so a shorter file was cut."""
 
 
 def segment_name(number: int) -> str:
@@ -114,11 +116,11 @@ class SegmentMaker:
             self._file = file
         return self._file
 
-    def make(self, header: SegmentHeader, capacity: int) -> File:
-        """The finished segment, of at least ``capacity`` bytes, durable with its name."""
+    def make(self, header: SegmentHeader) -> File:
+        """The finished segment of ``header.size``, not less than usual; durable with its name."""
         file = self.prepare()
-        if capacity > self._segment_bytes:
-            file.preallocate(capacity)
+        if header.size > self._segment_bytes:
+            file.preallocate(header.size)
         file.pwrite(encode_segment_header(header), 0)
         file.fdatasync()
         self._files.rename(self._directory / PREPARED_NAME, self._directory / segment_name(header.number))

@@ -28,6 +28,7 @@ class LogWriter:
         self, files: Files, directory: Path, segment_bytes: int, log: Log, tail: Tail | None, random: Random
     ) -> None:
         self._maker = SegmentMaker(files, directory, segment_bytes)
+        self._segment_bytes = segment_bytes
         self._random = random
         self._next_sequence = log.next_sequence
         self._next_index = len(log.entries) + 1
@@ -45,7 +46,7 @@ class LogWriter:
         else:
             self._number = tail.header.number
             self._file, self._salt = tail.file, tail.header.salt
-            self._offset, self._capacity = tail.offset, tail.capacity
+            self._offset, self._capacity = tail.offset, tail.header.size
             self._zeroed = tail.offset
             self._write_zeros_ahead()
 
@@ -115,9 +116,11 @@ class LogWriter:
         """Go on in a new segment that has room for a record of this size."""
         self._number += 1
         self._salt = self._random.getrandbits(64)
-        header = SegmentHeader(self._salt, self._number, self._next_sequence, self._next_index)
-        self._file = self._maker.make(header, SEGMENT_HEADER_BYTES + record_size)
-        self._capacity = self._file.size()
+        self._capacity = max(self._segment_bytes, SEGMENT_HEADER_BYTES + record_size)
+        header = SegmentHeader(
+            self._salt, self._number, self._next_sequence, self._next_index, self._capacity
+        )
+        self._file = self._maker.make(header)
         self._offset = SEGMENT_HEADER_BYTES
         self._zeroed = ZEROS_AHEAD
 
