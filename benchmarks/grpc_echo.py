@@ -1,8 +1,9 @@
-"""How much CPU one unary call costs: our server in one process, our channel in another, a trivial handler between.
+"""How much CPU one unary call costs: our server in one process, our channel in another, a trivial handler
+between.
 
-Run it as ``python benchmarks/grpc_echo.py [--connections 100] [--concurrency 1000] [--seconds 5]``. It prints requests
-per second and CPU microseconds per request for both processes; ``--profile server`` (or ``client``) adds a profile.
-"""
+Run it as ``python benchmarks/grpc_echo.py [--connections 100] [--concurrency 1000] [--seconds 5]``. It prints
+requests per second and CPU microseconds per request for both processes; ``--profile server`` (or ``client``)
+adds a profile."""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ async def load(port: int, options: argparse.Namespace, seconds: float) -> int:
 
 def main() -> None:
     """Start the server, load it, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--connections", type=int, default=100)
     parser.add_argument("--concurrency", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=5.0)

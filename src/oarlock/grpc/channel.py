@@ -71,7 +71,7 @@ class Channel:
         self._gone: asyncio.Event = asyncio.Event()
         self._reason = "not connected"
         self._waiting: deque[OutgoingCall] = deque()
-        self._templates: dict[tuple[str, tuple[tuple[str, str | bytes], ...]], Template] = {}
+        self._templates: dict[str | tuple[str, tuple[tuple[str, str | bytes], ...]], Template] = {}
         self._blocks: dict[tuple[str, tuple[tuple[str, str | bytes], ...]], bytes] = {}
         self._version = -1
 
@@ -121,7 +121,7 @@ class Channel:
         self._connection, self._shell = connection, shell
         self._templates.clear()
         self._blocks.clear()
-        self._version = connection.encoder.version
+        self._version = connection.encoder.table.version
 
     def _lost(self, connection: ClientConnection, reason: str, settled: asyncio.Future[str | None]) -> None:
         if not settled.done():
@@ -181,12 +181,15 @@ class Channel:
         Raises:
             UsageError: the metadata is not allowed.
         """
-        call = ClientCall(self, method, tuple(metadata), message, on_done)
+        call = ClientCall(self, method, tuple(metadata) if metadata else (), message, on_done)
         connection = self._connection
-        if timeout is None and connection is not None and not self._waiting and connection.may_open:
-            call.connection = connection
-            call.id = stream_id = connection.take_id()
-            connection.streams[stream_id] = call
+        if (
+            timeout is None
+            and connection is not None
+            and not self._waiting
+            and len(connection.streams) < connection.open_limit
+        ):
+            connection.open(call)
             call.start()
         else:
             self._submit(call, timeout)
@@ -244,28 +247,27 @@ class Channel:
     def _start_waiting(self) -> None:
         """Put calls on the wire as far as the server permits."""
         connection = self._connection
-        while self._waiting and connection is not None and connection.may_open:
+        if connection is None:
+            return
+        while self._waiting and len(connection.streams) < connection.open_limit:
             call = self._waiting.popleft()
-            if call.done:
-                continue  # cancelled or expired while it waited
-            call.connection = connection
-            call.id = connection.take_id()
-            connection.streams[call.id] = call
-            call.start()
+            if not call.done:  # not cancelled or expired while it waited
+                connection.open(call)
+                call.start()
+        connection.notify_closed = bool(self._waiting)
 
     # Header blocks
 
     def template(self, method: str, metadata: tuple[tuple[str, str | bytes], ...]) -> Template:
         """A prepared request, with the headers of this method and metadata."""
         connection = self._connection
-        if connection is None or connection.encoder.version != self._version:
+        if connection is None or connection.encoder.table.version != self._version:
             self._forget_blocks()
-        key = (method, metadata)
+        key = (method, metadata) if metadata else method
         template = self._templates.get(key)
         if template is None:
-            block = self.block(method, metadata, None)
-            template = Template(block)
-            if key in self._blocks and len(block) <= DEFAULT_FRAME_SIZE:
+            template = Template(self.block(method, metadata, None))
+            if (method, metadata) in self._blocks and len(template.block) <= DEFAULT_FRAME_SIZE:
                 self._templates[key] = template
         return template
 
@@ -277,7 +279,7 @@ class Channel:
         if connection is None or self._loop is None:
             return b""
         key = (method, metadata)
-        if connection.encoder.version != self._version:
+        if connection.encoder.table.version != self._version:
             self._forget_blocks()
         block = self._blocks.get(key)
         if block is None:
@@ -306,7 +308,7 @@ class Channel:
         self._templates.clear()
         self._blocks.clear()
         if self._connection is not None:
-            self._version = self._connection.encoder.version
+            self._version = self._connection.encoder.table.version
 
 
 def _settle(settled: asyncio.Future[str | None]) -> None:

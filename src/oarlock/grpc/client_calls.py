@@ -158,12 +158,13 @@ class ClientCall(OutgoingCall):
         self._on_done = on_done
 
     def start(self) -> None:
-        body = PREFIX.pack(0, len(self._request)) + self._request
+        request = self._request
         if self.deadline is None:
-            self.connection.output.message(self, self.channel.template(self.method, self.metadata), body)
+            template = self.channel.template(self.method, self.metadata)
+            self.connection.output.message(self, template, PREFIX.pack(0, len(request)), request)
         else:
             self.send_headers(self.channel.block(self.method, self.metadata, self.deadline))
-            self.send_data(body, end=True)
+            self.send_data(frame_message(request), end=True)
 
     def on_data(self, data: bytes, end: bool) -> None:
         if end:
@@ -191,7 +192,16 @@ class ClientCall(OutgoingCall):
             self._message = messages[0]
 
     def complete(self) -> None:
-        if self._message is None or (self._reader is not None and self._reader.held):
+        if (
+            self.closed
+            and self._message is not None
+            and not self._bucket
+            and self._reader is None
+            and not self.done
+        ):
+            self.done = True  # as `end` would settle it, without the detours
+            self._on_done(self._message, None)
+        elif self._message is None or (self._reader is not None and self._reader.held):
             self.end(RpcError(StatusCode.INTERNAL, "the server sent no complete response"))
         else:
             self.end(None)

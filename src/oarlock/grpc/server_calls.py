@@ -142,7 +142,7 @@ class Call(ServerCall):
             return
         if self._bucket:
             self.release()
-        self.connection.output.message(self, _OK, PREFIX.pack(0, len(message)) + message)
+        self.connection.output.message(self, _OK, PREFIX.pack(0, len(message)), message)
 
     def on_data(self, data: bytes, end: bool) -> None:
         route: Route = self.block.memo

@@ -46,12 +46,13 @@ class Connection:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.streams: dict[int, Stream] = {}
-        self.output = Output(limits, self._local_end)
+        self.output = Output(limits, self._local_end, end_matters=self.is_server)
         self.decoder = Decoder(limits)
         self.closed = False
         self.fault: ConnectionFault | None = None
         self.draining = False
         self.peer = ""
+        self.notify_closed = False
         self.window_batch = limits.stream_window // 2
         self.receive_buffered = 0
         self.last_peer_stream = 0
@@ -435,7 +436,11 @@ class Connection:
     def _local_end(self, stream: Stream) -> None:
         """Our side of ``stream`` is completely sent."""
         if stream.remote_closed:
-            self._forget(stream)
+            if not stream.closed:
+                stream.closed = True
+                self.streams.pop(stream.id, None)
+                if self.notify_closed:
+                    self.stream_closed()
         elif self.is_server and not stream.closed:
             # The answer is complete, the rest of the request is of no interest (8.1).
             self.reset_stream(stream, ErrorCode.NO_ERROR)
@@ -444,11 +449,13 @@ class Connection:
         if not stream.closed:
             stream.closed = True
             self.streams.pop(stream.id, None)
-            self.output.forget(stream)
-            self.stream_closed()
+            if stream.queued:
+                self.output.forget(stream)
+            if self.notify_closed:
+                self.stream_closed()
 
     def stream_closed(self) -> None:
-        """There is room for another stream."""
+        """A stream is gone. Called only while `notify_closed` is set."""
 
     def reset_stream(self, stream: Stream, code: ErrorCode) -> None:
         """End ``stream`` from our side."""

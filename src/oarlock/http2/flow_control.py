@@ -34,8 +34,9 @@ class Output:
         scheduled: a flush is due anyway, so nobody needs to ask for one.
     """
 
-    def __init__(self, limits: Limits, on_end: Callable[[Stream], None]) -> None:
+    def __init__(self, limits: Limits, on_end: Callable[[Stream], None], *, end_matters: bool) -> None:
         self._limits = limits
+        self._end_matters = end_matters  # a server's answer ends the stream even if the request has not
         self._on_end = on_end
         self.wake: Callable[[], None] = _nobody_to_wake
         self.parts: list[bytes] = []
@@ -59,31 +60,36 @@ class Output:
             self.scheduled = True
             self.wake()
 
-    def message(self, stream: Stream, template: Template, body: bytes) -> None:
-        """A whole message. The usual case - everything fits - renders it in one go."""
-        size = len(body)
+    def message(self, stream: Stream, template: Template, lead: bytes, body: bytes) -> None:
+        """A whole message: headers, ``lead`` and ``body`` in one DATA frame, trailers. Ends our side of the
+        stream.
+
+        The usual case - everything fits, nothing is queued - is rendered in one go and has no further calls.
+        """
+        size = len(lead) + len(body)
         if (
             size <= self.window
-            and size <= self.initial_window + stream.window_delta
             and size <= self.room
+            and size <= self.initial_window + stream.window_delta
             and size <= DEFAULT_FRAME_SIZE
             and not self.block_prefix
-            and not stream.queued
         ):
             self.window -= size
-            stream.window_delta -= size
             self.room -= size + template.overhead
-            self.parts.append(template.render(stream.id, body))
+            template.render(self.parts, stream.id, lead, body)
             if not self.scheduled:
                 self.scheduled = True
                 self.wake()
-            self._finish(stream)
+            self.whole_messages += 1
+            stream.local_closed = True
+            if self._end_matters or stream.remote_closed:
+                self._on_end(stream)
             return
         self.headers(stream, template.block, False)
         if template.trailers is None:
-            self.data(stream, body, True)
+            self.data(stream, lead + body, True)
         else:
-            self.data(stream, body, False)
+            self.data(stream, lead + body, False)
             self.headers(stream, template.trailers, True)
 
     def headers(self, stream: Stream, block: bytes, end: bool) -> None:
@@ -177,11 +183,10 @@ class Output:
 
     def forget(self, stream: Stream) -> None:
         """The stream is closed: drop what it has queued."""
-        if stream.queued:
-            self.queued -= stream.queued
-            stream.queued = 0
-            stream.queue = None
-            self._ready.pop(stream.id, None)
+        self.queued -= stream.queued
+        stream.queued = 0
+        stream.queue = None
+        self._ready.pop(stream.id, None)
 
     @property
     def overflowing(self) -> bool:

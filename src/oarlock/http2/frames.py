@@ -121,13 +121,15 @@ class Template:
         self._last = frame(HEADERS, END_HEADERS | END_STREAM, 0, trailers or b"")[:5]
         self.overhead = 3 * HEAD_SIZE + len(block) + len(trailers or b"")
 
-    def render(self, stream_id: int, body: bytes) -> bytes:
-        """The frames of one message. ``body`` has to fit one DATA frame and both windows: the caller has
-        checked."""
-        size = len(body)
+    def render(self, parts: list[bytes], stream_id: int, lead: bytes, body: bytes) -> None:
+        """Append the frames of one message to ``parts``. Its content is ``lead`` and ``body`` in a row, which
+        have to fit one DATA frame and both windows: the caller has checked.
+        """
+        size = len(lead) + len(body)
         head = self._head(
             self._first, stream_id, self.block, size >> 8, size & 0xFF, DATA, self._data_flags, stream_id
         )
         if self.trailers is None:
-            return head + body
-        return head + body + self._tail(self._last, stream_id, self.trailers)
+            parts += (head, lead, body)
+        else:
+            parts += (head, lead, body, self._tail(self._last, stream_id, self.trailers))

@@ -68,7 +68,7 @@ class HeaderBlock:
         return None
 
 
-class _VersionedTable(HeaderTable):
+class VersionedTable(HeaderTable):
     """The library's table, counting its changes."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Decoder:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self._table = _VersionedTable()
+        self._table = VersionedTable()
         self._limit = limits.max_header_list
         self._table_limit = limits.header_table
         self._table.maxsize = limits.header_table
@@ -199,30 +199,29 @@ def _string(data: bytes, pos: int) -> tuple[bytes, int]:
 class Encoder:
     """Encodes the blocks of a client's requests with the dynamic table, and remembers them.
 
+    Attributes:
+        table: counts its changes; blocks encoded at another ``table.version`` are void.
+
     A block has to be put on the wire in the order in which it was encoded, since both tables move with it.
     """
 
     def __init__(self) -> None:
         self._encoder = LibraryEncoder()
-        self._table = _VersionedTable()
-        self._encoder.header_table = self._table
+        self.table = VersionedTable()
+        self._encoder.header_table = self.table
 
     def resize(self, limit: int) -> None:
         """The peer has announced SETTINGS_HEADER_TABLE_SIZE."""
-        self._table.version += 1
+        self.table.version += 1
         self._encoder.header_table_size = min(limit, HeaderTable.DEFAULT_SIZE)
 
     def encode(self, fields: Headers) -> tuple[bytes, bool]:
-        """Encode; the flag tells whether the block may be sent again as it is, until `version` changes."""
-        before = self._table.version
-        resized = self._table.resized
+        """Encode; the flag tells whether the block may be sent again as it is, until `table.version`
+        changes."""
+        before = self.table.version
+        resized = self.table.resized
         block = self._encoder.encode([HeaderTuple(name, value) for name, value in fields], huffman=False)
-        return block, before == self._table.version and not resized
-
-    @property
-    def version(self) -> int:
-        """Counts the changes of the dynamic table: blocks encoded at another version are void."""
-        return self._table.version
+        return block, before == self.table.version and not resized
 
 
 _NAME_INDEX: Final = {name: index for index, (name, _) in reversed(list(enumerate(_STATIC, 1)))}

@@ -30,6 +30,8 @@ class ServerConnection(Connection):
         super().__init__(limits)
         self._accept = accept
         self._leaving: str = ""
+        self._max_streams = limits.max_concurrent_streams
+        self._soft_output = limits.soft_output
         self.output.write(
             frames.settings(
                 {
@@ -45,25 +47,24 @@ class ServerConnection(Connection):
 
     def headers_received(self, stream_id: int, block: HeaderBlock, end: bool) -> None:
         """A request, or its trailers."""
-        stream = self.streams.get(stream_id)
-        if stream is not None:
-            self._trailers(stream, block, end)
-            return
         if stream_id <= self.last_peer_stream or not stream_id & 1:
-            self._not_new(stream_id)
+            stream = self.streams.get(stream_id)
+            if stream is None:
+                self._not_new(stream_id)
+            else:
+                self._trailers(stream, block, end)
             return
         self.last_peer_stream = stream_id
-        if self._leaving == "last":  # after the final GOAWAY: the client knows that nobody looks at these
-            self._remember_reset(stream_id)
-            return
         if block.role != REQUEST:
             validate(block, REQUEST)
-        if len(self.streams) >= self.limits.max_concurrent_streams or self._too_much_output():
-            raise StreamFault(ErrorCode.REFUSED_STREAM, "too many streams, or too much unread output")
+        streams = self.streams
+        if len(streams) >= self._max_streams or self.output.queued > self._soft_output or self._leaving:
+            if self._refuse(stream_id):
+                return
         stream = self._accept(self, stream_id, block)
         if stream.closed:
             return  # answered and done with
-        self.streams[stream_id] = stream
+        streams[stream_id] = stream
         if block.content_length is not None:
             stream.length_left = block.content_length
             stream.fast_data = False
@@ -72,8 +73,14 @@ class ServerConnection(Connection):
         if end:
             self.end_received(stream)
 
-    def _too_much_output(self) -> bool:
-        return self.output.queued > self.limits.soft_output
+    def _refuse(self, stream_id: int) -> bool:
+        """Something is unusual: whether the stream is to be ignored. Raises `StreamFault` to refuse it."""
+        if self._leaving == "last":  # after the final GOAWAY: the client knows that nobody looks at these
+            self._remember_reset(stream_id)
+            return True
+        if len(self.streams) >= self._max_streams or self.output.queued > self._soft_output:
+            raise StreamFault(ErrorCode.REFUSED_STREAM, "too many streams, or too much unread output")
+        return False
 
     def _trailers(self, stream: Stream, block: HeaderBlock, end: bool) -> None:
         if stream.remote_closed:
@@ -112,6 +119,7 @@ class ServerConnection(Connection):
     def ping_answered(self, payload: bytes) -> None:
         if payload == _SHUTDOWN and self._leaving == "announced":
             self._leaving = "last"
+            self.notify_closed = True
             self.output.write(frames.goaway(self.last_peer_stream, ErrorCode.NO_ERROR, "shutting down"))
             self.stream_closed()
 

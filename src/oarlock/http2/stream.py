@@ -19,7 +19,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from oarlock.http2.errors import ErrorCode
-from oarlock.http2.frames import Template
 from oarlock.http2.hpack import HeaderBlock
 
 if TYPE_CHECKING:
@@ -114,11 +113,6 @@ class Stream:
         limits)."""
         if not self.closed and not self.local_closed:
             self.connection.output.data(self, data, end)
-
-    def send_message(self, template: Template, body: bytes) -> None:
-        """Send a complete message in one go: headers, body, trailers."""
-        if not self.closed and not self.local_closed:
-            self.connection.output.message(self, template, body)
 
     def reset(self, code: ErrorCode = ErrorCode.CANCEL) -> None:
         """Abandon the stream. `on_closed` is not called."""
