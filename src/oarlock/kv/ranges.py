@@ -33,7 +33,7 @@ def read(index: Index, request: rpc_pb2.RangeRequest, revision: int) -> RangeRes
     if not request.key:
         raise KeyNotProvided
     if request.sort_order not in _ORDERS or request.sort_target not in _TARGETS:
-        # etcd since 3.5.2; before, an unknown target ended the server.
+        # As etcd's later releases answer; an unknown target ends the process of 3.5.1.
         raise InvalidSortOption
     at = request.revision if 0 < request.revision < revision else 0
     entries = index.find(request.key, request.range_end, at)
