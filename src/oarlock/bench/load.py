@@ -17,6 +17,7 @@ import msgspec
 
 from oarlock.bench.latency import Percentiles
 from oarlock.bench.requests import PUT, RANGE, key_of, put_requests, range_requests
+from oarlock.client.endpoints import Address
 from oarlock.errors import OarlockError, UsageError
 from oarlock.grpc import Channel, RpcError
 
@@ -141,15 +142,13 @@ class _Client:
 
 
 def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """``HOST:PORT`` or ``http://HOST:PORT``.
+    """Host and port of an endpoint as clients write it.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none.
     """
-    host, colon, port = endpoint.removeprefix("http://").rstrip("/").rpartition(":")
-    if not colon or not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise UsageError(f"cannot parse endpoint {endpoint!r}: it must be HOST:PORT")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    address = Address(endpoint)
+    return address.host, address.port
 
 
 async def run_load(load: Load, progress: Callable[[int], None] | None = None) -> Report:

@@ -74,12 +74,9 @@ def run(arguments: list[str]) -> int:
         return 1
     except (click.Abort, KeyboardInterrupt):
         return 130
-    except (UsageError, DataDirError) as error:
-        print(f"oarlock: {error}", file=sys.stderr)
-        return 2
     except OarlockError as error:
-        print(f"oarlock: {error}", file=sys.stderr)
-        return 1
+        print(f"oarlock: {'; '.join([str(error), *getattr(error, '__notes__', [])])}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError | DataDirError) else 1
     except BrokenPipeError:
         # The reader of our output left (`oarlock get … | head`): that is not an error worth a message.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

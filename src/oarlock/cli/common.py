@@ -20,11 +20,7 @@ def _split_endpoints(ctx: click.Context, parameter: click.Parameter, text: str |
     given = (
         text or os.environ.get("OARLOCK_ENDPOINTS") or os.environ.get("ETCDCTL_ENDPOINTS") or DEFAULT_ENDPOINT
     )
-    endpoints = tuple(part.strip().removeprefix("http://").rstrip("/") for part in given.split(",") if part)
-    for endpoint in endpoints:
-        if not re.fullmatch(r".+:[0-9]{1,5}", endpoint) or "//" in endpoint:
-            raise click.BadParameter(f"{endpoint!r} is not HOST:PORT")
-    return endpoints
+    return tuple(part.strip() for part in given.split(",") if part.strip())
 
 
 endpoints_option = click.option(
