@@ -97,7 +97,8 @@ class Proposals:
         """
         size = len(data) + _TAG.size
         if size > self._batch_bytes_max:
-            raise UsageError(f"a command of {len(data)} bytes: the limit is {self._batch_bytes_max}")
+            limit = self._batch_bytes_max - _TAG.size
+            raise UsageError(f"a command of {len(data)} bytes: the limit is {limit}")
         if len(self._waiting) >= self._count_max or self._bytes + size > self._bytes_max:
             raise Busy(f"{len(self._waiting)} commands of {self._bytes} bytes wait already: retry later")
         self._number += 1
