@@ -31,18 +31,22 @@ LONG_PREFIX = MAX_STORED_KEY - hashlib.sha256().digest_size
 SHORT_KEY = LONG_PREFIX - 1
 """The longest key that is stored as it is, in bytes."""
 
-_MAIN_TOP = (1 << 64) - 1
-_SUB_TOP = (1 << 32) - 1
+MAIN_TOP = (1 << 64) - 1
+SUB_TOP = (1 << 32) - 1
 
 _REVISION = struct.Struct(">QI")
 _ENTRY = struct.Struct(">QIQQ")
 ENTRY_SIZE = _ENTRY.size
-_VERSION_AT = 20
+VERSION_AT = 20
 NO_VERSION = bytes(8)
 """The version field of a deletion, as stored."""
 
 revision_key = _REVISION.pack
 """(main, sub) → key in `revisions`."""
+pack_entry = _ENTRY.pack
+"""(MAIN_TOP - main, SUB_TOP - sub, create_revision, version) → entry; version 0 means a deletion."""
+unpack_history = struct.Struct(">12xQQ").unpack
+"""Entry → (create_revision, version)."""
 
 invariant(LONG_PREFIX > SHORT_KEY and ENTRY_SIZE <= MAX_STORED_KEY, "the layout does not fit LMDB's limits")
 
@@ -58,27 +62,16 @@ def is_long(stored: bytes) -> bool:
     return len(stored) == MAX_STORED_KEY
 
 
-def pack_entry(main: int, sub: int, create_revision: int, version: int) -> bytes:
-    """One revision of a key; version 0 means that it was deleted in it."""
-    return _ENTRY.pack(_MAIN_TOP - main, _SUB_TOP - sub, create_revision, version)
-
-
-def unpack_entry(entry: bytes) -> tuple[int, int, int, int]:
-    """(main, sub, create_revision, version)."""
-    main, sub, create_revision, version = _ENTRY.unpack(entry)
-    return _MAIN_TOP - main, _SUB_TOP - sub, create_revision, version
-
-
 def is_deletion(entry: bytes) -> bool:
-    return entry[_VERSION_AT:] == NO_VERSION
+    return entry[VERSION_AT:] == NO_VERSION
 
 
 def record_key(entry: bytes) -> bytes:
     """Where `revisions` holds what `entry` points to."""
     main, sub, _, _ = _ENTRY.unpack(entry)
-    return _REVISION.pack(_MAIN_TOP - main, _SUB_TOP - sub)
+    return _REVISION.pack(MAIN_TOP - main, SUB_TOP - sub)
 
 
 def newest_at(revision: int) -> bytes:
     """Sorts before every entry of `revision` or older, and after every newer one."""
-    return _REVISION.pack(_MAIN_TOP - revision, 0)
+    return _REVISION.pack(MAIN_TOP - revision, 0)

@@ -6,7 +6,6 @@ byte means "no end". All results come in the order of the full keys.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from oarlock.errors import invariant
@@ -14,6 +13,8 @@ from oarlock.etcd_pb import kv_pb2
 from oarlock.kv.records import (
     LONG_PREFIX,
     MAX_STORED_KEY,
+    NO_VERSION,
+    VERSION_AT,
     is_deletion,
     newest_at,
     record_key,
@@ -63,14 +64,15 @@ class Index:
         end = b"" if range_end == NO_END else range_end
         if end and end <= key:
             return []
+        newest = self._newest(key, end)
         if not revision:
-            return [entry for _, entry in self._walk(key, end) if not is_deletion(entry)]
+            return [entry for _, entry in newest if entry[VERSION_AT:] != NO_VERSION]
         found = []
         limit = newest_at(revision)
         with self._txn.cursor(self._index) as probe:
-            for stored, newest in self._walk(key, end):
+            for stored, last in newest:
                 # Most keys have not changed since `revision`: their newest entry is the one.
-                entry = newest if newest >= limit else self._live_at(probe, stored, limit)
+                entry = last if last >= limit else self._live_at(probe, stored, limit)
                 if entry is not None and not is_deletion(entry):
                     found.append(entry)
         return found
@@ -82,34 +84,32 @@ class Index:
         entry = cursor.value()
         return None if is_deletion(entry) else entry
 
-    def _walk(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+    def _newest(self, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
         """(stored key, newest entry) of every key in [start, end) that ever was; an empty `end` is none."""
         last_group = end[:LONG_PREFIX]
+        found: list[tuple[bytes, bytes]] = []
         group: list[tuple[bytes, bytes]] = []
-        prefix = b""
         with self._txn.cursor(self._index) as cursor:
             if not cursor.set_range(start[:LONG_PREFIX]):
-                return
-            for stored, entry in cursor.iternext_nodup(keys=True, values=True):
-                if group and stored[:LONG_PREFIX] != prefix:
-                    yield from self._ordered(group, start, end)
+                return found
+            for item in cursor.iternext_nodup(keys=True, values=True):
+                stored = item[0]
+                if group and stored[:LONG_PREFIX] != group[0][0][:LONG_PREFIX]:
+                    found += self._ordered(group, start, end)
                     group = []
-                if len(stored) != MAX_STORED_KEY:
-                    if end and stored >= end:
+                if len(stored) == MAX_STORED_KEY:
+                    if end and stored[:LONG_PREFIX] > last_group:
                         break
-                    yield stored, entry
+                    group.append(item)
+                elif end and stored >= end:
+                    break
                 else:
-                    prefix = stored[:LONG_PREFIX]
-                    if end and prefix > last_group:
-                        break
-                    group.append((stored, entry))
-        yield from self._ordered(group, start, end)
+                    found.append(item)
+        return found + self._ordered(group, start, end) if group else found
 
     def _ordered(
         self, group: list[tuple[bytes, bytes]], start: bytes, end: bytes
-    ) -> Iterator[tuple[bytes, bytes]]:
+    ) -> list[tuple[bytes, bytes]]:
         """Long keys with one prefix: those in the range, in the order of their full keys."""
         full = sorted((_decode(self.record(entry)).key, stored, entry) for stored, entry in group)
-        for key, stored, entry in full:
-            if key >= start and (not end or key < end):
-                yield stored, entry
+        return [(stored, entry) for key, stored, entry in full if key >= start and (not end or key < end)]

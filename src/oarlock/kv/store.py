@@ -169,8 +169,7 @@ class Store:
     def _write(self, requests: list[Any], applied_index: int) -> tuple[list[Any], int]:
         with self._env.begin(write=True) as txn:
             writer = Writer(txn, self._index, self._revisions, self.revision)
-            run = writer.run
-            results = [request if isinstance(request, KvError) else run(request) for request in requests]
+            results = [writer.run(request) for request in requests]
             state = _state.pack(FORMAT, applied_index, writer.revision, self.compact_revision)
             txn.put(_STATE, state, db=self._meta)
         return results, writer.revision

@@ -21,7 +21,15 @@ from oarlock.kv.errors import (
     MalformedCommand,
     ValueProvided,
 )
-from oarlock.kv.records import SHORT_KEY, pack_entry, revision_key, stored_key, unpack_entry
+from oarlock.kv.records import (
+    MAIN_TOP,
+    SHORT_KEY,
+    SUB_TOP,
+    pack_entry,
+    revision_key,
+    stored_key,
+    unpack_history,
+)
 from oarlock.kv.results import DeleteResult, PutResult
 from oarlock.kv.scan import Index
 
@@ -59,8 +67,8 @@ class Writer:
         self._reader = Index(txn, index, revisions)
         self.revision = revision
 
-    def run(self, request: Message) -> Any:
-        """The result of one decoded command, or the `KvError` that it earned."""
+    def run(self, request: Message | KvError) -> Any:
+        """The result of one decoded command, or the `KvError` that it earned (maybe already by its bytes)."""
         try:
             if type(request) is rpc_pb2.PutRequest:
                 return self.put(request)
@@ -68,12 +76,16 @@ class Writer:
                 return self.delete_range(request)
         except KvError as error:
             return error
+        if isinstance(request, KvError):
+            return request
         return MalformedCommand(f"{type(request).__name__} is no command")
 
     def put(self, request: rpc_pb2.PutRequest) -> PutResult:
         """Raises `KvError` before anything is written."""
-        key = request.key
-        if not key or request.ignore_value or request.ignore_lease:
+        # Reading a field of a message costs as much as a small call: each is read once.
+        key, keep_value, keep_lease = request.key, request.ignore_value, request.ignore_lease
+        wants_previous = request.prev_kv
+        if not key or keep_value or keep_lease:
             check_put(request)
         if request.lease:
             raise LeaseNotFound(request.lease)
@@ -82,31 +94,25 @@ class Writer:
         main = self.revision + 1
         created, version = main, 1
         if entry is not None:
-            _, _, old_created, old_version = unpack_entry(entry)
+            old_created, old_version = unpack_history(entry)
             if old_version:
                 created, version = old_created, old_version + 1
         previous = None
-        if (
-            entry is not None
-            and version > 1
-            and (request.prev_kv or request.ignore_value or request.ignore_lease)
-        ):
-            previous = self._reader.record(entry)
-        elif request.ignore_value or request.ignore_lease:
-            raise KeyNotFound
+        if wants_previous or keep_value or keep_lease:
+            if entry is not None and version > 1:
+                previous = self._reader.record(entry)
+            elif keep_value or keep_lease:
+                raise KeyNotFound
         pair = _KeyValue()
         pair.key = key
         pair.create_revision = created
         pair.mod_revision = main
         pair.version = version
-        if not request.ignore_value:
-            pair.value = request.value
-        elif previous is not None:
-            pair.value = _decode(previous).value
+        pair.value = _decode(previous).value if keep_value and previous else request.value
         self._append(revision_key(main, 0), _encode(pair), append=True)
-        self._put(stored, pack_entry(main, 0, created, version), db=self._index)
+        self._put(stored, pack_entry(MAIN_TOP - main, SUB_TOP, created, version), db=self._index)
         self.revision = main
-        return PutResult(main, previous if request.prev_kv else None)
+        return PutResult(main, previous if wants_previous else None)
 
     def delete_range(self, request: rpc_pb2.DeleteRangeRequest) -> DeleteResult:
         """Raises `KeyNotProvided` before anything is written."""
@@ -121,6 +127,6 @@ class Writer:
             key = _decode(encoded).key
             grave = _encode(_KeyValue(key=key, mod_revision=main))
             self._append(revision_key(main, sub), grave, append=True)
-            self._put(stored_key(key), pack_entry(main, sub, 0, 0), db=self._index)
+            self._put(stored_key(key), pack_entry(MAIN_TOP - main, SUB_TOP - sub, 0, 0), db=self._index)
         self.revision = main
         return DeleteResult(main, len(entries), previous if request.prev_kv else ())
