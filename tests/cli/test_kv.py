@@ -151,16 +151,12 @@ def test_wrong_use_gets_one_line_and_exit_code_2(oarlock: Oarlock, arguments: tu
     assert err.count("\n") == 1
 
 
-def test_put_reads_the_value_from_standard_input(member: ProcessCluster, oarlock: Oarlock) -> None:
-    command = ["env", f"OARLOCK_ENDPOINTS={member.endpoints[0]}", *program(), "put", "stdin"]
-    done = subprocess.run(command, input=b"\x00\xff\n", capture_output=True, timeout=20)
-    assert (done.returncode, done.stdout) == (0, b"OK\n")
-    got = subprocess.run(
-        [*command[:-2], "get", "stdin", "--print-value-only"], capture_output=True, timeout=20
-    )
-    assert got.stdout == b"\x00\xff\n\n"
+def test_put_reads_the_value_from_standard_input(member: ProcessCluster) -> None:
+    def run(*arguments: str, data: bytes = b"") -> bytes:
+        command = [sys.executable, "-m", "oarlock.cli", *arguments, "--endpoints", member.endpoints[0]]
+        done = subprocess.run(command, input=data, capture_output=True, timeout=20)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
-
-def program() -> list[Any]:
-
-    return [sys.executable, "-m", "oarlock.cli"]
+    assert run("put", "stdin", data=b"\x00\xff\n") == b"OK\n"
+    assert run("get", "stdin", "--print-value-only") == b"\x00\xff\n\n"
