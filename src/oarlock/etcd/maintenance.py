@@ -58,7 +58,7 @@ class MaintenanceService:
             request = rpc_pb2.HashKVRequest.FromString(message)
         except DecodeError:
             return call.fail(*MALFORMED)
-        revision = request.revision or self._store.revision
+        revision = request.revision if request.revision > 0 else self._store.revision
         work = asyncio.get_running_loop().run_in_executor(None, self._store.hash, revision)
         work.add_done_callback(partial(self._hashed, call, self._store.revision))
 

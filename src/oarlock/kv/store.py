@@ -9,7 +9,7 @@ decides that is the data directory, which knows the boot id).
 
 **Disk space.** The file is written through the memory map, which saves about a quarter of the cost of a batch
 but would end the process with SIGBUS if a page could not be had. So space is allocated *before* it is mapped,
-the map doubling when it is full: a full disk shows up there, as `DiskFull`, before anything was changed.
+the map growing when it is full: a full disk shows up there, as `DiskFull`, before anything was changed.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ FORMAT = 1
 """Version of the layout in `oarlock.kv.records`. A store of another version is refused, not guessed at."""
 INITIAL_MAP_BYTES = 16 << 20
 """Small enough for a demonstration on a laptop, large enough for about 40,000 small keys."""
+LARGEST_GROWTH_BYTES = 256 << 20
+"""The map doubles up to steps of this size: small stores grow quickly, large ones reserve little in vain."""
 FIRST_REVISION = 1
 """The revision of an empty store, as in etcd: the first put makes revision 2."""
 
@@ -151,6 +153,8 @@ class Store:
         if commands:
             invariant(commands[0].index > self.applied_index, "a command was applied twice")
             invariant(commands[-1].index <= applied_index, "the applied index is behind its commands")
+        elif applied_index == self.applied_index:
+            return []
         requests = [_request(command) for command in commands]
         self._drop_reader()
         while True:
@@ -178,7 +182,8 @@ class Store:
         with self._mapping:
             self._drop_reader()
             try:
-                size = _reserve(self.path / "data.mdb", 2 * self._env.info()["map_size"])
+                size = self._env.info()["map_size"]
+                size = _reserve(self.path / "data.mdb", size + min(size, LARGEST_GROWTH_BYTES))
                 self._env.set_mapsize(size)
             except (lmdb.Error, OSError) as error:
                 raise DiskFailure(f"{self.path}: cannot grow the key-value store: {error}") from error
