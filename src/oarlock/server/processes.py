@@ -141,11 +141,19 @@ class MemberProcess:
         Raises:
             ProcessError: it did not end in time.
         """
-        if self._process is None:
-            return 0
         if self.stopped:
             self.thaw()
         self.signal(signal.SIGTERM)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; returns the exit code.
+
+        Raises:
+            ProcessError: it did not end in time.
+        """
+        if self._process is None:
+            return 0
         try:
             return self._process.wait(timeout)
         except subprocess.TimeoutExpired:

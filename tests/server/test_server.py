@@ -1,0 +1,142 @@
+"""One member in this process: it starts, serves, stops in good order, and comes back with its data."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from oarlock.client import Client
+from oarlock.errors import DataDirError, UsageError
+from oarlock.server.config import Settings, load_settings
+from oarlock.server.processes import HOST, PortReservation, http_get
+from oarlock.server.server import Server
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Settings]:
+    ports = PortReservation()
+    flags = [
+        *("--name", "a", "--data-dir", str(tmp_path / "data")),
+        *("--listen-client-urls", f"http://{HOST}:{ports.take()}"),
+        *("--listen-peer-urls", f"http://{HOST}:{ports.take()}"),
+        *("--heartbeat-interval", "20", "--election-timeout", "100"),
+    ]
+    yield load_settings(flags, {})
+    ports.close()
+
+
+def endpoint(settings: Settings) -> str:
+    return f"{HOST}:{settings.listen_client[0].port}"
+
+
+async def test_what_was_put_before_a_clean_stop_is_there_after_the_next_start(settings: Settings) -> None:
+    for expected in ([], [b"1"], [b"2"]):
+        server = Server(settings)
+        await server.start()
+        try:
+            async with Client(endpoint(settings)) as client:
+                assert [kv.value for kv in (await client.get("a")).kvs] == expected
+                await client.put("a", str(int((expected or [b"0"])[0]) + 1))
+        finally:
+            await server.close()
+        last_use = json.loads((settings.data_dir / "LAST_USE").read_text())
+        assert last_use["closed"] is True
+
+
+async def test_after_a_power_cut_the_store_is_rebuilt_from_the_log(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    async with Client(endpoint(settings)) as client:
+        for number in range(20):
+            await client.put(f"{number:02}", "x")
+        before = await client.get("", prefix=True)
+    await server.close()
+    # What a power cut leaves: another boot id, no clean mark, and a store that may hold anything.
+    (settings.data_dir / "LAST_USE").write_text('{"boot_id":"another","closed":false}')
+    store = settings.data_dir / "kv" / "data.mdb"
+    with store.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"garbage" * 1000)
+    server = Server(settings)
+    await server.start()
+    try:
+        async with Client(endpoint(settings)) as client:
+            after = await client.get("", prefix=True)
+            assert after.kvs == before.kvs
+            assert after.header.revision == before.header.revision
+    finally:
+        await server.close()
+
+
+async def test_health_and_version_have_etcds_shape(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    try:
+        port = settings.listen_client[0].port
+        async with Client(endpoint(settings)) as client:
+            await client.get("a")  # answered by a leader: there is one now
+        assert json.loads((await http_get(port, "/health"))[1]) == {"health": "true", "reason": ""}
+        version = json.loads((await http_get(port, "/version"))[1])
+        assert version == {"etcdserver": "3.5.1", "etcdcluster": "3.5.0"}
+        assert (await http_get(port, "/nothing"))[0] == 404
+    finally:
+        await server.close()
+
+
+async def test_a_member_without_a_quorum_is_alive_but_not_healthy(settings: Settings, tmp_path: Path) -> None:
+    ports = PortReservation()
+    peer = settings.listen_peer[0].url
+    flags = [
+        *("--name", "a", "--data-dir", str(tmp_path / "lonely"), "--listen-peer-urls", peer),
+        *("--listen-client-urls", settings.listen_client[0].url),
+        *("--initial-cluster", f"a={peer},b=http://{HOST}:{ports.take()}"),
+    ]
+    server = Server(load_settings(flags, {}))
+    await server.start()
+    try:
+        port = settings.listen_client[0].port
+        status, body = await http_get(port, "/health")
+        assert (status, json.loads(body)) == (503, {"health": "false", "reason": "RAFT NO LEADER"})
+        assert (await http_get(port, "/health?serializable=true"))[0] == 200
+    finally:
+        await server.close()
+        ports.close()
+
+
+async def test_ids_do_not_depend_on_the_order_of_members(settings: Settings) -> None:
+    def made(cluster: str) -> Server:
+        return Server(load_settings(["--name", "a", "--initial-cluster", cluster], {}))
+
+    one, other = made("a=http://h:1,b=http://h:2"), made("b=http://h:2,a=http://h:1")
+    assert (one.node_id, one.cluster_id) == (other.node_id, other.cluster_id)
+    assert one.configuration == other.configuration
+
+
+async def test_a_failed_start_leaves_nothing_open(settings: Settings) -> None:
+    async with await asyncio.start_server(lambda r, w: None, HOST, settings.listen_client[0].port):
+        with pytest.raises(UsageError, match="--listen-client-urls: cannot listen on"):
+            await Server(settings).start()
+    server = Server(settings)
+    await server.start()  # neither the data directory nor the peer port is held
+    await server.close()
+
+
+async def test_a_second_server_on_the_same_directory_is_refused(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    try:
+        with pytest.raises(DataDirError, match="in use"):
+            await Server(settings).start()
+    finally:
+        await server.close()
+
+
+async def test_closing_twice_is_harmless(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    await server.close()
+    await server.close()
