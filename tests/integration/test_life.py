@@ -65,7 +65,7 @@ async def test_a_disk_that_fails_ends_the_process_with_one_line_and_loses_nothin
         assert await asyncio.to_thread(member.wait, 10.0) == 1
         lines = [line for line in member.log_tail(20).splitlines() if "ERROR" in line]
         assert len(lines) == 1
-        assert "this member cannot go on" in lines[0]
+        assert "this member stops" in lines[0]
         assert "the disk failed" in lines[0]
         assert "Traceback" not in member.log_tail(20)
         member.start()

@@ -248,8 +248,8 @@ async def serve(settings: Settings) -> int:
     failed = server.replica.failed
     await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
-        log.error("this member cannot go on: %s", failed.result())
-        # What the disk holds is unknown: nothing more is written, least of all a mark that all is well.
+        # The replica has said why. What the disk holds is unknown: nothing more is written, least of all a
+        # mark that all is well.
         return 1
     log.info("stopping on %s", stop.result().name)
     await server.close()
