@@ -335,6 +335,7 @@ class Connection:
         for key, value in frames.parse_settings(payload):
             self._setting(key, value)
         self.output.write(frames.SETTINGS_ACK)
+        self.output.drain()
 
     def _setting(self, key: int, value: int) -> None:
         if key == frames.SETTINGS_INITIAL_WINDOW_SIZE:

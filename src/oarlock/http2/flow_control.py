@@ -222,6 +222,9 @@ class Output:
     def set_initial_window(self, size: int, streams: dict[int, Stream]) -> None:
         """SETTINGS_INITIAL_WINDOW_SIZE: moves the window of every open stream, possibly below zero (6.9.2).
 
+        The caller acknowledges the SETTINGS first and calls `drain` then: DATA that fits only the new window
+        must not arrive before the acknowledgement.
+
         Raises:
             ConnectionFault: a window would exceed 2^31-1.
         """
@@ -235,7 +238,6 @@ class Output:
                 )
             if stream.queued:
                 self._ready[stream.id] = stream
-        self.drain()
 
     # The transport
 

@@ -58,9 +58,9 @@ class ServerConnection(Connection):
         if block.role != REQUEST:
             validate(block, REQUEST)
         streams = self.streams
-        if len(streams) >= self._max_streams or self.output.queued > self._soft_output or self._leaving:
-            if self._refuse(stream_id):
-                return
+        unusual = len(streams) >= self._max_streams or self.output.queued > self._soft_output or self._leaving
+        if unusual and self._refuse(stream_id):
+            return
         stream = self._accept(self, stream_id, block)
         if stream.closed:
             return  # answered and done with
