@@ -35,8 +35,8 @@ class World:
         self.leader_id = OTHER
         self.busy = False
         self.committed: list[Entry] = []
-        self.tail: list[bytes] = []
-        """Appended in this term, not committed."""
+        self.tail: list[tuple[int, bytes | None]] = []
+        """Appended and not committed: term and command, or None for the no-op of a new leader."""
         self.sent: dict[int, tuple[int, tuple[bytes, ...]]] = {}
         """Forwarded batches under way: term and commands."""
         self.refusals: list[tuple[int, bool]] = []
@@ -52,7 +52,7 @@ class World:
     def propose(self, commands: Sequence[bytes], now: float) -> int:
         if self.busy:
             raise Busy("full")
-        self.tail += commands
+        self._append(commands)
         self._under_way(commands, 0)
         return 0
 
@@ -92,7 +92,7 @@ class World:
         elif self.busy:
             self.refusals.append((batch, True))
         else:
-            self.tail += commands
+            self._append(commands)
 
     def refuse(self, position: int) -> None:
         """A refusal arrives."""
@@ -104,21 +104,22 @@ class World:
 
     def commit(self, count: int) -> None:
         """The oldest of the tail are committed and applied here."""
-        entries = [self._entry(EntryKind.COMMAND, data) for data in self.tail[:count]]
+        entries = [
+            Entry(index, term, EntryKind.NOOP if data is None else EntryKind.COMMAND, data or b"")
+            for index, (term, data) in enumerate(self.tail[:count], len(self.committed) + 1)
+        ]
         del self.tail[:count]
         self._apply(entries)
 
     def elect(self, leader_id: int, survive: int) -> None:
-        """A new term, whose leader had the first `survive` entries of the tail. Its no-op is committed."""
-        entries = [self._entry(EntryKind.COMMAND, data) for data in self.tail[:survive]]
-        self.tail.clear()
+        """A new term, whose leader had the first `survive` entries of the tail."""
+        del self.tail[survive:]
         self.term += 1
         self.leader_id = leader_id
-        entries.append(self._entry(EntryKind.NOOP, b"", len(entries)))
-        self._apply(entries)
+        self.tail.append((self.term, None))
 
-    def _entry(self, kind: EntryKind, data: bytes, offset: int = 0) -> Entry:
-        return Entry(len(self.committed) + offset + 1, self.term, kind, data)
+    def _append(self, commands: Sequence[bytes]) -> None:
+        self.tail += [(self.term, command) for command in commands]
 
     def _apply(self, entries: list[Entry]) -> None:
         self.committed += entries
@@ -225,18 +226,48 @@ async def test_in_any_schedule_nothing_is_applied_or_answered_twice_and_nobody_i
     assert world.proposals._bytes == 0
 
 
-async def test_commands_keep_their_order_through_refusal_and_loss() -> None:
+@pytest.mark.parametrize("mishap", ["refused", "lost", "no leader", "refused and lost"])
+async def test_commands_keep_their_order(mishap: str) -> None:
     world = World(batch_bytes_max=60)
     expected = [world.add() for _ in range(9)]
+    if mishap == "no leader":
+        world.leader_id = NOBODY
     world.send()
-    for batch in reversed(list(world.sent)):
-        world.term += 1  # each is refused, the last first
-        world.deliver(batch)
-        world.refuse(0)
-    world.send()
-    world.elect(US, 0)
+    if "refused" in mishap:
+        world.term += 1
+        for batch in reversed(list(world.sent)):
+            world.deliver(batch)
+            world.refuse(0)
+    if "lost" in mishap:
+        world.elect(US, 0)
+        world.commit(1)
+    world.leader_id = world.leader_id or OTHER
     world.settle()
     assert world.applied_data() == expected
+
+
+async def test_a_late_refusal_is_not_about_a_command_that_is_queued_again() -> None:
+    world = World()
+    data = world.add()
+    world.send()
+    world.elect(OTHER, 0)
+    world.commit(1)  # lost: queued again
+    world.deliver(*world.sent)
+    world.refuse(0)
+    world.settle()
+    assert world.applied_data() == [data]
+
+
+async def test_what_was_sent_in_a_term_is_not_lost_when_that_term_begins_here() -> None:
+    """This member may know the new leader, and send to it, before it applies the leader's no-op."""
+    world = World()
+    world.elect(OTHER, 0)
+    data = world.add()
+    world.send()
+    world.commit(1)
+    assert not world.proposals.queued
+    world.settle()
+    assert world.applied_data() == [data]
 
 
 async def test_a_late_refusal_is_not_about_a_command_that_was_sent_again() -> None:
@@ -244,7 +275,8 @@ async def test_a_late_refusal_is_not_about_a_command_that_was_sent_again() -> No
     data = world.add()
     world.send()
     [first] = world.sent
-    world.elect(OTHER, 0)  # lost, and queued again
+    world.elect(OTHER, 0)
+    world.commit(1)  # lost: queued again
     world.send()
     world.deliver(next(batch for batch in world.sent if batch != first))
     world.deliver(first)
