@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +56,22 @@ class Pair:
         return response
 
 
-@pytest.fixture
-async def pair(tmp_path: Path, etcd_binary: str) -> AsyncIterator[Pair]:
+@pytest.fixture(params=["services", "server"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path, etcd_binary: str) -> AsyncIterator[Pair]:
+    """Our side is the services alone, or a whole `oarlock serve`."""
     program = (etcd_binary, "--log-level", "error", "--unsafe-no-fsync")
-    async with (
-        ProcessCluster(tmp_path, size=1, program=program) as cluster,
-        SingleMember(tmp_path / "ours") as member,
-    ):
-        theirs, ours = Channel("127.0.0.1", cluster.members[0].client_port), Channel("127.0.0.1", member.port)
-        await theirs.connect()
-        await ours.connect()
-        yield Pair(theirs, ours)
-        await theirs.close()
-        await ours.close()
+    async with AsyncExitStack() as stack:
+        etcd = await stack.enter_async_context(ProcessCluster(tmp_path / "etcd", size=1, program=program))
+        if request.param == "services":
+            port = (await stack.enter_async_context(SingleMember(tmp_path / "ours"))).port
+        else:
+            cluster = await stack.enter_async_context(ProcessCluster(tmp_path / "ours", size=1))
+            port = cluster.members[0].client_port
+        channels = Channel("127.0.0.1", etcd.members[0].client_port), Channel("127.0.0.1", port)
+        for channel in channels:
+            stack.push_async_callback(channel.close)
+            await channel.connect()
+        yield Pair(*channels)
 
 
 def a_put(chance: random.Random) -> rpc_pb2.PutRequest:

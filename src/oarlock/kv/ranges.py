@@ -51,7 +51,7 @@ def read(index: Index, request: rpc_pb2.RangeRequest, revision: int) -> RangeRes
     if limit > 0 and not filtered and not request.sort_order:
         # One more than the limit: etcd then sorts this slice if only a target was named.
         entries = entries[: limit + 1]
-    kvs = [index.record(entry) for entry in entries]
+    kvs = index.records(entries)
     if filtered or ordered or request.keys_only:
         pairs = [_decode(encoded) for encoded in kvs]
         if filtered:

@@ -68,7 +68,7 @@ def is_deletion(entry: bytes) -> bool:
 
 def record_key(entry: bytes) -> bytes:
     """Where `revisions` holds what `entry` points to."""
-    main, sub, _, _ = _ENTRY.unpack(entry)
+    main, sub = _REVISION.unpack_from(entry)
     return _REVISION.pack(MAIN_TOP - main, SUB_TOP - sub)
 
 

@@ -6,6 +6,7 @@ byte means "no end". All results come in the order of the full keys.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from oarlock.errors import invariant
@@ -44,6 +45,13 @@ class Index:
         """The encoded `KeyValue` that `entry` points to."""
         found = self._txn.get(record_key(entry), None, self._revisions)
         invariant(found is not None, "an index entry without its record")
+        return found  # type: ignore[return-value]
+
+    def records(self, entries: Sequence[bytes]) -> list[bytes]:
+        """The encoded pairs that `entries` point to, in their order."""
+        get, revisions = self._txn.get, self._revisions
+        found = [get(record_key(entry), None, revisions) for entry in entries]
+        invariant(None not in found, "an index entry without its record")
         return found  # type: ignore[return-value]
 
     def current(self, key: bytes) -> bytes | None:

@@ -122,7 +122,7 @@ class Writer:
         if not entries:
             return DeleteResult(self.revision, 0)
         main = self.revision + 1
-        previous = [self._reader.record(entry) for entry in entries]
+        previous = self._reader.records(entries)
         for sub, encoded in enumerate(previous):
             key = _decode(encoded).key
             grave = _encode(_KeyValue(key=key, mod_revision=main))
