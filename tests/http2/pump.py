@@ -56,12 +56,13 @@ class Recorder(Stream):
 class OurServer:
     """Our server connection, and the streams it accepted."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, kind: type[Recorder] = Recorder) -> None:
+        self._kind = kind
         self.accepted: list[Recorder] = []
         self.connection = ServerConnection(limits or Limits(), self._accept)
 
     def _accept(self, connection: ServerConnection, stream_id: int, block: HeaderBlock) -> Recorder:
-        stream = Recorder(connection, stream_id, block)
+        stream = self._kind(connection, stream_id, block)
         self.accepted.append(stream)
         return stream
 
@@ -85,12 +86,13 @@ def everything(connection: Any) -> bytes:
 
 def h2_client(**settings: int) -> h2.connection.H2Connection:
     """A foreign client, with its SETTINGS already in its outgoing data."""
-    connection = h2.connection.H2Connection(
-        h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
-    )
-    for name, value in settings.items():
-        connection.local_settings[h2.settings.SettingCodes[name]] = value
+    configuration = h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+    connection = h2.connection.H2Connection(configuration)
     connection.initiate_connection()
+    if settings:
+        connection.update_settings(
+            {h2.settings.SettingCodes[name]: value for name, value in settings.items()}
+        )
     return connection
 
 

@@ -161,12 +161,9 @@ class Hoarder(Recorder):
 
 
 @pytest.mark.parametrize("name", STREAM_ERRORS)
-def test_breach_ends_one_stream_and_leaves_the_others_alone(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_breach_ends_one_stream_and_leaves_the_others_alone(name: str) -> None:
     data, code = STREAM_ERRORS[name]
-    server = OurServer()
-    monkeypatch.setattr("tests.http2.pump.Recorder", Hoarder)
+    server = OurServer(kind=Hoarder)
     server.greet()
     answer = server.feed(data)
     assert goaway_code(answer) is None
