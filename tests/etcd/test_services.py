@@ -9,7 +9,7 @@ import pytest
 
 from oarlock.client import Client
 from oarlock.errors import Busy, NotLeader
-from oarlock.etcd import ETCD_VERSION, Limits
+from oarlock.etcd import ETCD_VERSION, Limits, kv
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Channel, RpcError, StatusCode
 from oarlock.kv import PUT
@@ -81,6 +81,21 @@ async def test_beyond_the_quota_puts_are_refused_and_deletions_are_not(member: S
         assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
         assert (await client.get("k0")).count == 1
         assert (await client.delete("k", prefix=True)).deleted > 5
+
+
+async def test_a_full_disk_refuses_puts_until_there_is_room_again(
+    member: SingleMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = iter([False, True])
+    monkeypatch.setattr(kv, "DISK_PAUSE", 0.0)
+    monkeypatch.setattr(member.store, "try_to_grow", lambda: next(rooms))
+    async with Client(member.endpoint) as client:
+        await client.put("k", "1")
+        member.store.full = True
+        with pytest.raises(RpcError, match="etcdserver: mvcc: database space exceeded"):
+            await client.put("k", "2")
+        assert (await client.get("k")).kvs[0].value == b"1"
+        await client.put("k", "3")
 
 
 @pytest.mark.parametrize(

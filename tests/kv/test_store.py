@@ -191,32 +191,42 @@ def test_the_file_grows_as_far_as_it_has_to(tmp_path: Path, monkeypatch: pytest.
     opened.close()
 
 
-def test_a_full_disk_is_told_before_anything_is_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_noticed_ahead_told_before_anything_is_changed_and_got_over(tmp_path: Path) -> None:
     """The real allocation fails: the file may not grow beyond the process's limit on file sizes."""
     code = textwrap.dedent(
         """
         import resource, signal, sys
-        from oarlock.errors import DiskFull, DiskFailure
+        from oarlock.errors import DiskFull
         from oarlock.etcd_pb import rpc_pb2
         from oarlock.kv import PUT, Store, store as module
         from oarlock.machine.ports import Command
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         module.INITIAL_MAP_BYTES = 1 << 18
         store = Store.open(sys.argv[1])
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
-        put = rpc_pb2.PutRequest(key=b"k", value=bytes(50_000)).SerializeToString()
-        index = 0
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, resource.RLIM_INFINITY))
+        value = bytes(20_000)
+        noticed_at = index = 0
+        def put():
+            global index
+            request = rpc_pb2.PutRequest(key=b"%d" % (index + 1), value=value).SerializeToString()
+            store.apply([Command(index + 1, 1, PUT + request)], index + 1)
+            index += 1
         try:
             while index < 1000:
-                store.apply([Command(index + 1, 1, PUT + put)], index + 1)
-                index += 1
+                put()
+                if store.full and not noticed_at:
+                    noticed_at = index
         except DiskFull as error:
             assert "\\n" not in str(error) and "no space" in str(error), error
-        assert 0 < index < 1000 and store.applied_index == index and store.revision == index + 1
-        found = store.range(rpc_pb2.RangeRequest(key=b"k"))
-        assert found.count == 1 and found.revision == index + 1
+        assert 0 < noticed_at < index < 1000, (noticed_at, index)
+        assert (store.applied_index, store.revision) == (index, index + 1)
+        everything = rpc_pb2.RangeRequest(key=b"\\0", range_end=b"\\0")
+        assert store.range(everything).count == index
+        assert not store.try_to_grow() and store.full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        assert store.try_to_grow() and not store.full
+        put()
+        assert store.range(everything).count == index
         """
     )
     run = subprocess.run(

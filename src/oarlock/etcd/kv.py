@@ -6,6 +6,7 @@ future per request would cost more than the request.
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,8 @@ _PutRequest = rpc_pb2.PutRequest.FromString
 _RangeRequest = rpc_pb2.RangeRequest.FromString
 _DeleteRangeRequest = rpc_pb2.DeleteRangeRequest.FromString
 
+DISK_PAUSE = 1.0
+"""Seconds between two attempts to get more room from a full disk."""
 MALFORMED = (StatusCode.INTERNAL, "grpc: error unmarshalling request")
 
 
@@ -35,6 +38,7 @@ class KvService:
         self._replica = replica
         self._headers = headers
         self._limits = limits
+        self._ask_disk_at = 0.0
 
     def register(self, server: Server) -> None:
         server.add_unary("/etcdserverpb.KV/Range", self.range)
@@ -55,7 +59,8 @@ class KvService:
                 return call.fail(*status_of(error))
         if len(message) > self._limits.request_bytes:
             return call.fail(*REQUEST_TOO_LARGE)
-        if self._store.size > self._limits.quota_bytes:
+        store = self._store
+        if store.size > self._limits.quota_bytes or (store.full and not self._found_room()):
             return call.fail(*NO_SPACE)
         self._replica.propose(PUT + message, partial(self._put_done, call), request, self._limits.timeout)
 
@@ -65,6 +70,14 @@ class KvService:
             call.reply(head if result.prev_kv is None else head + field(b"\x12", result.prev_kv))
         else:
             call.fail(*status_of(_failure(result, error)))
+
+    def _found_room(self) -> bool:
+        """Whether the full disk has room again; asked of the disk now and then, not at every put."""
+        now = asyncio.get_running_loop().time()
+        if now < self._ask_disk_at:
+            return False
+        self._ask_disk_at = now + DISK_PAUSE
+        return self._store.try_to_grow()
 
     # ---- DeleteRange
 

@@ -9,7 +9,9 @@ decides that is the data directory, which knows the boot id).
 
 **Disk space.** The file is written through the memory map, which saves about a quarter of the cost of a batch
 but would end the process with SIGBUS if a page could not be had. So space is allocated *before* it is mapped,
-the map growing when it is full: a full disk shows up there, as `DiskFull`, before anything was changed.
+the map growing ahead of need. If that fails, `full` is set while there still is headroom for commands that
+are under way: who serves requests refuses new ones and may `try_to_grow` again. Only a member that has
+used up the headroom cannot go on, and `apply` raises `DiskFull` with nothing changed.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ INITIAL_MAP_BYTES = 16 << 20
 """Small enough for a demonstration on a laptop, large enough for about 40,000 small keys."""
 LARGEST_GROWTH_BYTES = 256 << 20
 """The map doubles up to steps of this size: small stores grow quickly, large ones reserve little in vain."""
+MOST_HEADROOM_BYTES = 64 << 20
+"""The map grows when less than a quarter of it is left, or less than this."""
 FIRST_REVISION = 1
 """The revision of an empty store, as in etcd: the first put makes revision 2."""
 
@@ -66,6 +70,8 @@ class Store:
     """Reads below it fail with `Compacted`. 0: nothing was compacted yet."""
     size: int
     """Bytes of the file in use, free pages inside it included."""
+    full: bool
+    """Whether the disk had no room when the store last tried to grow ahead."""
 
     def __init__(self, path: Path, env: lmdb.Environment) -> None:
         """Use `Store.open`."""
@@ -79,6 +85,8 @@ class Store:
         self._reader: lmdb.Transaction[bytes] | None = None
         # Growing the map moves it: nobody may be reading then. Held by `hash` in its thread.
         self._mapping = threading.Lock()
+        self.full = False
+        self._map_size = int(env.info()["map_size"])
         self._load()
 
     @classmethod
@@ -168,7 +176,25 @@ class Store:
         self.applied_index = applied_index
         self.revision = revision
         self.size = (self._env.info()["last_pgno"] + 1) * self._page_size
+        if not self.full and self._is_tight():
+            self.try_to_grow()
         return results
+
+    def try_to_grow(self) -> bool:
+        """Make room ahead of need, if it is tight; returns whether there is some. Sets `full`.
+
+        Raises: DiskFailure if it failed for another reason than a full disk.
+        """
+        self.full = False
+        if self._is_tight():
+            try:
+                self._grow()
+            except DiskFull:
+                self.full = True
+        return not self.full
+
+    def _is_tight(self) -> bool:
+        return self._map_size - self.size < min(self._map_size // 4, MOST_HEADROOM_BYTES)
 
     def _write(self, requests: list[Any], applied_index: int) -> tuple[list[Any], int]:
         with self._env.begin(write=True) as txn:
@@ -182,9 +208,10 @@ class Store:
         with self._mapping:
             self._drop_reader()
             try:
-                size = self._env.info()["map_size"]
-                size = _reserve(self.path / "data.mdb", size + min(size, LARGEST_GROWTH_BYTES))
+                size = self._map_size + min(self._map_size, LARGEST_GROWTH_BYTES)
+                size = _reserve(self.path / "data.mdb", size)
                 self._env.set_mapsize(size)
+                self._map_size = size
             except (lmdb.Error, OSError) as error:
                 raise DiskFailure(f"{self.path}: cannot grow the key-value store: {error}") from error
 
@@ -269,12 +296,14 @@ def _reserve(path: Path, size: int) -> int:
     """Have at least `size` bytes allocated for `path`; returns the size of the file."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        size = max(size, os.fstat(fd).st_size)
+        before = os.fstat(fd).st_size
+        size = max(size, before)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(fd, 0, size)
         return size
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            os.ftruncate(fd, before)  # it may have got half-way, and others need the space
             raise DiskFull(f"{path}: no space left for the key-value store ({size >> 20} MiB)") from error
         raise
     finally:
