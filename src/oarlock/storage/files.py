@@ -75,10 +75,11 @@ def write_zeros(file: File, offset: int, size: int) -> None:
 class RealFile:
     """`File` on a descriptor of the operating system."""
 
-    __slots__ = ("_fd",)
+    __slots__ = ("_fd", "_writes_through")
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._writes_through = hasattr(os, "RWF_DSYNC")
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size
@@ -103,9 +104,16 @@ class RealFile:
         # One system call instead of two: RWF_DSYNC is a write followed by fdatasync of what it wrote. The
         # disk takes as long as before, but each call gives up the interpreter lock and has to win it back
         # from a busy event loop, which can cost more than the sync.
-        if not hasattr(os, "RWF_DSYNC") or os.pwritev(self._fd, [data], offset, os.RWF_DSYNC) < len(data):
-            self.pwrite(data, offset)
-            self.fdatasync()
+        if self._writes_through:
+            try:
+                if os.pwritev(self._fd, [data], offset, os.RWF_DSYNC) == len(data):
+                    return
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                self._writes_through = False  # nothing was written: the system does not know the flag
+        self.pwrite(data, offset)
+        self.fdatasync()
 
     def fdatasync(self) -> None:
         os.fdatasync(self._fd)
