@@ -70,7 +70,7 @@ class AppendEntriesReply(_Message, frozen=True, array_like=True, gc=False, tag=6
     success: bool
     match_index: Index
     """Success: the follower's log equals the leader's up to here, durably. Refusal: the refused
-    `previous_index`, so that a stale refusal can be told from a current one."""
+    `previous_index`, so that a stale refusal can be told from a current one; 0 if the term had passed."""
     round: int = 0
     hint_index: Index = 0
     """Refusal: the logs can agree at this index at most; `hint_term` is the follower's term there."""

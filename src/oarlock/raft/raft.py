@@ -382,7 +382,8 @@ class Raft:
             votes.refuse(self, message, "the term has passed")
             return False
         if isinstance(message, AppendEntries):
-            self.send(AppendEntriesReply(self.term, self.id, message.sender, False, message.previous_index))
+            # Names no index: should its sender come to lead our term, this is no news about our log.
+            self.send(AppendEntriesReply(self.term, self.id, message.sender, False, 0))
             return False
         if isinstance(message, Propose):
             # Commands sent in a term are appended in that term or never: so their sender knows that they are
