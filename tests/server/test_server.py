@@ -11,9 +11,10 @@ import pytest
 
 from oarlock.client import Client
 from oarlock.errors import DataDirError, UsageError
+from oarlock.raft import Configuration
 from oarlock.server.config import Settings, load_settings
 from oarlock.server.processes import HOST, PortReservation, http_get
-from oarlock.server.server import Server
+from oarlock.server.server import Server, initial_configuration
 
 
 @pytest.fixture
@@ -107,13 +108,28 @@ async def test_a_member_without_a_quorum_is_alive_but_not_healthy(settings: Sett
         ports.close()
 
 
-async def test_ids_do_not_depend_on_the_order_of_members(settings: Settings) -> None:
-    def made(cluster: str) -> Server:
-        return Server(load_settings(["--name", "a", "--initial-cluster", cluster], {}))
+def test_all_members_begin_with_the_same_configuration_however_it_is_written() -> None:
+    """It is the first entry of everybody's log."""
 
-    one, other = made("a=http://h:1,b=http://h:2"), made("b=http://h:2,a=http://h:1")
-    assert (one.node_id, one.cluster_id) == (other.node_id, other.cluster_id)
-    assert one.configuration == other.configuration
+    def made(name: str, cluster: str) -> Configuration:
+        client = f"http://127.0.0.1:{4000 + ord(name)}"
+        flags = ["--name", name, "--initial-cluster", cluster, "--listen-client-urls", client]
+        return initial_configuration(load_settings(flags, {}))
+
+    assert made("a", "a=http://h:1,b=http://h:2,b=http://h:3") == made(
+        "b", "b=http://h:3,a=http://h:1,b=http://h:2"
+    )
+
+
+async def test_a_member_lists_its_own_client_urls(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    try:
+        async with Client(endpoint(settings)) as client:
+            members = (await client.members()).members
+        assert [member.client_urls for member in members] == [[f"http://{endpoint(settings)}"]]
+    finally:
+        await server.close()
 
 
 async def test_a_failed_start_leaves_nothing_open(settings: Settings) -> None:

@@ -87,7 +87,7 @@ def initial_configuration(settings: Settings) -> Configuration:
         # Without client URLs: this becomes the log's first entry, so it must be equal on all members, and
         # each is told only its own.
         node_id = etcd.member_id(peer_urls, settings.initial_cluster_token)
-        members.append(Member(node_id, name, peer_urls))
+        members.append(Member(node_id, name, tuple(sorted(peer_urls))))
     members.sort(key=lambda member: member.id)
     return Configuration(voters=tuple(member.id for member in members), members=tuple(members))
 
@@ -157,6 +157,7 @@ class Server:
             transport=transport,
         )
         replica.cluster_id = self.cluster_id
+        replica.client_urls = settings.advertise_client_urls
         replica.client_urls = settings.advertise_client_urls
         self._opened.push_async_callback(replica.close)
         await replica.start()
