@@ -158,7 +158,6 @@ class Server:
         )
         replica.cluster_id = self.cluster_id
         replica.client_urls = settings.advertise_client_urls
-        replica.client_urls = settings.advertise_client_urls
         self._opened.push_async_callback(replica.close)
         await replica.start()
         await self._serve_clients(store, replica)
