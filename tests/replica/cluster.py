@@ -1,0 +1,142 @@
+"""Members over in-process channels that can be cut, on disks in memory that can fail and crash."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from oarlock.machine import Command
+from oarlock.raft import Config, Configuration, Member, Message, Role
+from oarlock.replica import Runtime, RuntimeLimits
+from oarlock.storage import DiskStorage, LoopWorker, MemoryFiles
+from oarlock.transport import ChannelNetwork, ChannelTransport
+
+CLUSTER = 1
+DIRECTORY = Path("/wal")
+ELECTION_TIMEOUT = 0.1
+
+
+class Journal:
+    """The simplest machine: it remembers what it applied, and answers with its position."""
+
+    applied_index = 0
+
+    def __init__(self) -> None:
+        self.commands: list[bytes] = []
+        self.on_apply: Callable[[bytes], None] = lambda data: None
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
+        for command in commands:
+            self.on_apply(command.data)
+            self.commands.append(command.data)
+        return list(range(len(self.commands) - len(commands) + 1, len(self.commands) + 1))
+
+    def close(self) -> None: ...
+
+
+class CutTransport(ChannelTransport):
+    """Loses what travels over a line that is cut."""
+
+    cut: Callable[[int, int], bool] = staticmethod(lambda sender, to: False)
+    lose: Callable[[Message], bool] = staticmethod(lambda message: False)
+
+    def receive(self, group: int, message: Message) -> None:
+        if not self.cut(message.sender, self.node_id) and not self.lose(message):
+            super().receive(group, message)
+
+
+class Node:
+    """One member, over several runs."""
+
+    def __init__(self, cluster: Cluster, node_id: int) -> None:
+        self.cluster = cluster
+        self.id = node_id
+        self.files = MemoryFiles(self._before)
+        self.broken = False
+        """The disk fails."""
+        self.machine = Journal()
+        self.runtime: Runtime
+        self.transport: CutTransport
+
+    def _before(self, operation: str, path: Path) -> None:
+        if self.broken:
+            raise OSError(errno.EIO, "broken", str(path))
+
+    async def start(self) -> Runtime:
+        self.machine = Journal()
+        cluster = self.cluster
+        self.transport = CutTransport(cluster.network, CLUSTER, self.id, 1 << 20)
+        self.transport.cut = cluster.is_cut
+        self.runtime = Runtime(
+            self.machine,
+            config=Config(
+                id=self.id, election_timeout=ELECTION_TIMEOUT, heartbeat_interval=ELECTION_TIMEOUT / 10
+            ),
+            initial=cluster.configuration,
+            storage=DiskStorage(
+                DIRECTORY, files=self.files, worker=LoopWorker(), segment_bytes=1 << 16, random=cluster.random
+            ),
+            transport=self.transport,
+            random=random.Random(cluster.random.random()),
+            limits=cluster.limits,
+        )
+        await self.transport.start()
+        await self.runtime.start()
+        return self.runtime
+
+    async def stop(self) -> None:
+        await self.runtime.close()
+        await self.transport.close()
+
+    async def crash(self) -> None:
+        """The power goes. Nothing that was not synced comes back."""
+        self.broken = True
+        await self.transport.close()
+        try:
+            await self.runtime.close()
+        finally:
+            self.broken = False
+            self.files.crash(self.cluster.random)
+
+
+class Cluster:
+    """Some members, started together."""
+
+    def __init__(self, size: int = 3, seed: int = 0, limits: RuntimeLimits | None = None) -> None:
+        self.random = random.Random(seed)
+        self.network = ChannelNetwork()
+        self.limits = limits
+        self.cut_off: set[int] = set()
+        ids = tuple(range(1, size + 1))
+        self.configuration = Configuration(ids, members=tuple(Member(id_, f"m{id_}") for id_ in ids))
+        self.nodes = {id_: Node(self, id_) for id_ in ids}
+
+    def is_cut(self, sender: int, to: int) -> bool:
+        return sender in self.cut_off or to in self.cut_off
+
+    async def __aenter__(self) -> Cluster:
+        for node in self.nodes.values():
+            await node.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for node in self.nodes.values():
+            await node.stop()
+
+    async def leader(self) -> Node:
+        """The node that leads those that are not cut off, once its first entry is committed."""
+        anyone = next(node for id_, node in self.nodes.items() if id_ not in self.cut_off)
+        await anyone.runtime.barrier(10)
+        return self.nodes[anyone.runtime.leader_id]
+
+    async def follower(self) -> Node:
+        leader = await self.leader()
+        return next(
+            node for id_, node in self.nodes.items() if node is not leader and id_ not in self.cut_off
+        )
+
+    def leaders(self) -> list[int]:
+        return [id_ for id_, node in self.nodes.items() if node.runtime.role is Role.LEADER]
