@@ -142,6 +142,8 @@ async def test_a_write_that_may_have_happened_is_never_repeated(text: str) -> No
         with pytest.raises(OutcomeUnknown, match=text):
             await client.put("k", "v")
         assert (one.calls, other.calls) == (1, 0)
+        await client.put("k", "the next one goes elsewhere")
+        assert (one.calls, other.calls) == (1, 1)
 
 
 async def test_a_write_cut_off_with_its_connection_has_an_unknown_outcome() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from oarlock.errors import Busy, NotLeader
 from oarlock.etcd import ETCD_VERSION, Limits, kv
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Channel, RpcError, StatusCode
-from oarlock.kv import PUT
+from oarlock.kv import PUT, RangeResult, Store
 
 from .single import SingleMember
 
@@ -81,6 +82,43 @@ async def test_beyond_the_quota_puts_are_refused_and_deletions_are_not(member: S
         assert caught.value.code is StatusCode.RESOURCE_EXHAUSTED
         assert (await client.get("k0")).count == 1
         assert (await client.delete("k", prefix=True)).deleted > 5
+
+
+async def test_a_large_range_is_answered_the_same_from_a_thread_while_writes_go_on(
+    member: SingleMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Client(member.endpoint) as client:
+        for number in range(50):
+            await client.put(f"k{number:02}", str(number))
+        inline = await client.get("k", prefix=True, limit=7, revision=40)
+        monkeypatch.setattr(kv, "INLINE_KEYS", 10)
+        monkeypatch.setattr(Store, "range", refuse_large(Store.range))
+        assert await client.get("k", prefix=True, limit=7, revision=40) == inline
+        assert (await client.get("k0", prefix=True)).count == 10
+
+        async def write() -> None:
+            for number in range(50):
+                await client.put("other", str(number))
+
+        async def read() -> None:
+            for _ in range(20):
+                found = await client.get("k", prefix=True)
+                assert (found.count, len(found.kvs)) == (50, 50)
+
+        await asyncio.gather(write(), read(), read())
+        with pytest.raises(RpcError, match="future revision"):
+            await client.get("k", prefix=True, revision=10_000)
+
+
+def refuse_large(original: Callable[..., RangeResult]) -> Callable[..., RangeResult]:
+    """`Store.range`, making sure that large ranges never get through on the loop."""
+
+    def checked(self: Store, request: rpc_pb2.RangeRequest, at_most: int = 0) -> RangeResult:
+        found = original(self, request, at_most)
+        assert found.count <= 10
+        return found
+
+    return checked
 
 
 async def test_a_full_disk_refuses_puts_until_there_is_room_again(

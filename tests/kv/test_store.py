@@ -97,9 +97,9 @@ def test_a_file_that_is_no_store_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_store_of_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = Store.open(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(store, "FORMAT", 77)
-        opened = Store.open(tmp_path)
         opened.apply([], 1)
         opened.close()
     with pytest.raises(DataDirError, match="format 77; this version knows format 1"):

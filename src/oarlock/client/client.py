@@ -242,12 +242,12 @@ class Client:
             except RpcError as error:
                 last = error
             verdict = judge(last, write=write)
-            if verdict is Verdict.UNKNOWN:
-                raise OutcomeUnknown(f"it may or may not have been carried out: {last}") from last
             if verdict is Verdict.FINAL:
                 raise last
             if self._current == number:
                 self._current = (number + 1) % len(self._endpoints)
+            if verdict is Verdict.UNKNOWN:
+                raise OutcomeUnknown(f"it may or may not have been carried out: {last}") from last
             failures += 1
             if failures % len(self._endpoints) == 0:
                 await asyncio.sleep(min(pause, max(deadline - loop.time(), 0)))

@@ -18,7 +18,7 @@ from oarlock.etcd.limits import Limits
 from oarlock.etcd.ports import ReplicaPort
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Call, Server, StatusCode
-from oarlock.kv import DELETE_RANGE, PUT, DeleteResult, KvError, PutResult, RangeResult, Store
+from oarlock.kv import DELETE_RANGE, PUT, DeleteResult, KvError, PutResult, RangeResult, Store, TooManyKeys
 from oarlock.kv.writer import check_put
 
 _PutRequest = rpc_pb2.PutRequest.FromString
@@ -27,6 +27,8 @@ _DeleteRangeRequest = rpc_pb2.DeleteRangeRequest.FromString
 
 DISK_PAUSE = 1.0
 """Seconds between two attempts to get more room from a full disk."""
+INLINE_KEYS = 10_000
+"""Keys that a range may visit on the loop: some 5 ms. Larger ones go to a thread, where they only share."""
 MALFORMED = (StatusCode.INTERNAL, "grpc: error unmarshalling request")
 
 
@@ -121,10 +123,29 @@ class KvService:
         if error is not None:
             return call.fail(*status_of(error))
         try:
-            found = self._store.range(request)
+            found = self._store.range(request, INLINE_KEYS)
         except KvError as refusal:
             return call.fail(*status_of(refusal))
+        except TooManyKeys:
+            return self._range_in_thread(call, request)
         call.reply(encode_range(self._headers, found))
+
+    def _range_in_thread(self, call: Call, request: rpc_pb2.RangeRequest) -> None:
+        """A range that would hold up the loop, and with it heartbeats and everybody else."""
+
+        def work() -> bytes:
+            return encode_range(self._headers, self._store.range_in_thread(request))
+
+        def done(future: asyncio.Future[bytes]) -> None:
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None:
+                call.reply(future.result())
+            else:
+                call.fail(*status_of(error))
+
+        asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(done)
 
 
 def encode_range(headers: Headers, found: RangeResult) -> bytes:

@@ -19,6 +19,7 @@ from oarlock.kv.errors import (
     ValueProvided,
 )
 from oarlock.kv.results import DeleteResult, PutResult, RangeResult
+from oarlock.kv.scan import TooManyKeys
 from oarlock.kv.store import Store
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "PutResult",
     "RangeResult",
     "Store",
+    "TooManyKeys",
     "ValueProvided",
 ]

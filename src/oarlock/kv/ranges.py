@@ -28,15 +28,18 @@ _TARGETS: dict[int, Callable[[kv_pb2.KeyValue], Any]] = {
 _ORDERS = frozenset(_Request.SortOrder.values())
 
 
-def read(index: Index, request: rpc_pb2.RangeRequest, revision: int) -> RangeResult:
-    """Answer `request` from `index`; `revision` is the store's. The revision asked for was checked before."""
+def read(index: Index, request: rpc_pb2.RangeRequest, revision: int, at_most: int = 0) -> RangeResult:
+    """Answer `request` from `index`; `revision` is the store's. The revision asked for was checked before.
+
+    Raises: KeyNotProvided, InvalidSortOption; TooManyKeys if there are more than `at_most` (unless 0).
+    """
     if not request.key:
         raise KeyNotProvided
     if request.sort_order not in _ORDERS or request.sort_target not in _TARGETS:
         # As etcd's later releases answer; an unknown target ends the process of 3.5.1.
         raise InvalidSortOption
     at = request.revision if 0 < request.revision < revision else 0
-    entries = index.find(request.key, request.range_end, at)
+    entries = index.find(request.key, request.range_end, at, at_most)
     count = len(entries)
     if request.count_only:
         return RangeResult(revision, (), False, count)

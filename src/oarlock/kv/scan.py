@@ -7,6 +7,7 @@ byte means "no end". All results come in the order of the full keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from oarlock.errors import invariant
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
     import lmdb
 
 NO_END = b"\0"
+
+
+class TooManyKeys(Exception):
+    """The range names more keys than the caller wanted to wait for. Never leaves our own code."""
+
+
 _decode = kv_pb2.KeyValue.FromString
 
 
@@ -64,15 +71,18 @@ class Index:
         with self._txn.cursor(self._index) as cursor:
             return self._live_at(cursor, stored_key(key), newest_at(revision))
 
-    def find(self, key: bytes, range_end: bytes, revision: int = 0) -> list[bytes]:
-        """The entries of all live keys in the range, in key order; as of `revision`, or now if 0."""
+    def find(self, key: bytes, range_end: bytes, revision: int = 0, at_most: int = 0) -> list[bytes]:
+        """The entries of all live keys in the range, in key order; as of `revision`, or now if 0.
+
+        Raises: TooManyKeys if more than `at_most` keys had to be visited, unless it is 0.
+        """
         if not range_end:
             entry = self.at(key, revision) if revision else self.current(key)
             return [] if entry is None else [entry]
         end = b"" if range_end == NO_END else range_end
         if end and end <= key:
             return []
-        newest = self._newest(key, end)
+        newest = self._newest(key, end, at_most)
         if not revision:
             return [entry for _, entry in newest if entry[VERSION_AT:] != NO_VERSION]
         found = []
@@ -92,7 +102,7 @@ class Index:
         entry = cursor.value()
         return None if is_deletion(entry) else entry
 
-    def _newest(self, start: bytes, end: bytes) -> list[tuple[bytes, bytes]]:
+    def _newest(self, start: bytes, end: bytes, at_most: int) -> list[tuple[bytes, bytes]]:
         """(stored key, newest entry) of every key in [start, end) that ever was; an empty `end` is none."""
         last_group = end[:LONG_PREFIX]
         found: list[tuple[bytes, bytes]] = []
@@ -100,7 +110,8 @@ class Index:
         with self._txn.cursor(self._index) as cursor:
             if not cursor.set_range(start[:LONG_PREFIX]):
                 return found
-            for item in cursor.iternext_nodup(keys=True, values=True):
+            walk = cursor.iternext_nodup(keys=True, values=True)
+            for item in islice(walk, at_most + 1) if at_most else walk:
                 stored = item[0]
                 if group and stored[:LONG_PREFIX] != group[0][0][:LONG_PREFIX]:
                     found += self._ordered(group, start, end)
@@ -113,6 +124,8 @@ class Index:
                     break
                 else:
                     found.append(item)
+        if at_most and len(found) + len(group) > at_most:
+            raise TooManyKeys
         return found + self._ordered(group, start, end) if group else found
 
     def _ordered(

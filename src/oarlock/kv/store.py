@@ -54,12 +54,13 @@ _HEAD_BYTES = 2 << 16
 """Both of LMDB's meta pages, whatever the page size."""
 _STATE = b"state"
 _state = struct.Struct(">IQQQ")
+_EMPTY_STATE = _state.pack(FORMAT, 0, FIRST_REVISION, 0)
 
 
 class Store:
     """An MVCC key-value store; implements `oarlock.machine.ports.Machine`.
 
-    All methods belong to one thread, but for `hash`, which may run in another. `apply` alone changes state.
+    All methods belong to one thread, but for `hash` and `range_in_thread`. `apply` alone changes state.
     """
 
     applied_index: int
@@ -83,7 +84,7 @@ class Store:
         self._meta = env.open_db(b"meta")
         self._page_size = int(env.stat()["psize"])
         self._reader: lmdb.Transaction[bytes] | None = None
-        # Growing the map moves it: nobody may be reading then. Held by `hash` in its thread.
+        # Growing the map moves it: nobody may be reading then. Held by threads that read.
         self._mapping = threading.Lock()
         self.full = False
         self._map_size = int(env.info()["map_size"])
@@ -186,7 +187,8 @@ class Store:
         Raises: DiskFailure if it failed for another reason than a full disk.
         """
         self.full = False
-        if self._is_tight():
+        # If a thread is reading, there will be another occasion: this is ahead of need.
+        if self._is_tight() and not self._mapping.locked():
             try:
                 self._grow()
             except DiskFull:
@@ -217,16 +219,27 @@ class Store:
 
     # ---- Reading
 
-    def range(self, request: rpc_pb2.RangeRequest) -> RangeResult:
+    def range(self, request: rpc_pb2.RangeRequest, at_most: int = 0) -> RangeResult:
         """Answer from the current state, or as of `request.revision`.
 
-        Raises: KeyNotProvided, FutureRevision, Compacted.
+        Raises:
+            KvError: KeyNotProvided, InvalidSortOption, FutureRevision, Compacted.
+            TooManyKeys: the range has more than `at_most` keys (unless 0): `range_in_thread` can wait for it.
         """
         self._check_revision(request.revision)
         if self._reader is None:
             self._reader = self._env.begin()
             self._view = Index(self._reader, self._index, self._revisions)
-        return ranges.read(self._view, request, self.revision)
+        return ranges.read(self._view, request, self.revision, at_most)
+
+    def range_in_thread(self, request: rpc_pb2.RangeRequest) -> RangeResult:
+        """As `range`, for another thread: sees at least what `range` would have seen when this was called."""
+        with self._mapping:
+            invariant(not self._closed, "the store is closed")
+            with self._env.begin() as txn:
+                _, _, revision, _ = _state.unpack(txn.get(_STATE, db=self._meta) or _EMPTY_STATE)
+                self._check_revision(request.revision)
+                return ranges.read(Index(txn, self._index, self._revisions), request, revision)
 
     def hash(self, revision: int = 0) -> int:
         """CRC-32 of the whole history up to `revision` (0: all of it): equal on all members that are there.
@@ -262,7 +275,7 @@ class Store:
         with self._env.begin() as txn:
             found = txn.get(_STATE, db=self._meta)
             try:
-                state = (FORMAT, 0, FIRST_REVISION, 0) if found is None else _state.unpack(found)
+                state = _state.unpack(found or _EMPTY_STATE)
             except struct.error:
                 state = (0, 0, 0, 0)
         if state[0] != FORMAT:
