@@ -95,6 +95,9 @@ def a_deletion(chance: random.Random) -> rpc_pb2.DeleteRangeRequest:
 
 
 def a_range(chance: random.Random, revision: int) -> rpc_pb2.RangeRequest:
+    if chance.random() < 0.2:
+        return rpc_pb2.RangeRequest(key=chance.choice(KEYS))
+
     def sometimes(low: int, high: int, how_often: float = 0.25) -> int:
         return chance.randint(low, high) if chance.random() < how_often else 0
 

@@ -227,10 +227,13 @@ class Store:
             TooManyKeys: the range has more than `at_most` keys (unless 0): `range_in_thread` can wait for it.
         """
         self._check_revision(request.revision)
-        if self._reader is None:
-            self._reader = self._env.begin()
-            self._view = Index(self._reader, self._index, self._revisions)
-        return ranges.read(self._view, request, self.revision, at_most)
+        return ranges.read(self._current_view(), request, self.revision, at_most)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The encoded pair of one key now, or None: `range` for a request with nothing but a key."""
+        view = self._current_view()
+        entry = view.current(key)
+        return None if entry is None else view.record(entry)
 
     def range_in_thread(self, request: rpc_pb2.RangeRequest) -> RangeResult:
         """As `range`, for another thread: sees at least what `range` would have seen when this was called."""
@@ -264,6 +267,12 @@ class Store:
             raise FutureRevision(revision, self.revision)
         if 0 < revision < self.compact_revision:
             raise Compacted(revision, self.compact_revision)
+
+    def _current_view(self) -> Index:
+        if self._reader is None:
+            self._reader = self._env.begin()
+            self._view = Index(self._reader, self._index, self._revisions)
+        return self._view
 
     def _drop_reader(self) -> None:
         """End the read transaction: it is behind, and what it sees could not be used again."""
