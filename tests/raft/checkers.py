@@ -4,7 +4,8 @@
 something happens that could break it, so a check costs as much as what happened, whatever the length of the
 run:
 
-- **Election safety**: at most one leader per term.
+- **Election safety**: at most one leader per term, and it has the votes of a majority; one vote per voter and
+  term.
 - **Log matching**: an entry is identified by its index and term, and so is the entry before it; by induction,
   so is the whole log up to it. Checked on every entry that any member hands to its disk.
 - **Leader completeness**: a new leader's log holds all that was committed in earlier terms.
@@ -21,12 +22,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from oarlock.raft.messages import AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from oarlock.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
 from oarlock.raft.raft import Raft
+from oarlock.raft.roles import Role
 from oarlock.raft.types import Entry, EntryKind, HardState, Index, NodeId, Term
 
 if TYPE_CHECKING:
     from .cluster import Disk
+
+
+_TERMS_TO_ADOPT = (AppendEntries, AppendEntriesReply, RequestVoteReply)
+"""Messages whose later term is adopted in any case. (A RequestVote may be ignored, a PreVote names a future
+term.)"""
 
 
 class Violation(AssertionError):
@@ -49,6 +56,8 @@ class Observer:
         self.committed_commands: dict[bytes, Index] = {}
         self.refused_commands: dict[bytes, str] = {}
         self.leaders: dict[Term, NodeId] = {}
+        self.votes: dict[tuple[Term, NodeId], NodeId] = {}
+        """Who voted for whom, as told to others."""
         self._voters = voters
         self._disk_of = disk_of
         self._entries: dict[tuple[Index, Term], tuple[Entry, Term]] = {}
@@ -60,6 +69,9 @@ class Observer:
         other = self.leaders.setdefault(raft.term, raft.id)
         if other != raft.id:
             raise Violation(f"election safety: {other} and {raft.id} both lead term {raft.term}")
+        votes = sum(1 for voter in self._voters if self.votes.get((raft.term, voter)) == raft.id)
+        if votes <= len(self._voters) // 2 and len(self._voters) > 1:
+            raise Violation(f"election safety: {raft.id} leads term {raft.term} with {votes} votes")
         index = len(self.history)
         while index and self.commit_terms[index - 1] >= raft.term:
             index -= 1
@@ -142,6 +154,8 @@ class Observer:
     def sending(self, message: Message) -> None:
         """A member sends a message: if it is a promise, it has to be durable already."""
         kind = type(message)
+        if message.sender not in self._voters:
+            return
         if kind is AppendEntriesReply:
             if message.success:
                 self._check_acknowledgement(message)
@@ -153,6 +167,11 @@ class Observer:
             self._check_vote(message, message.sender)
 
     def _check_vote(self, message: Message, voted_for: NodeId) -> None:
+        other = self.votes.setdefault((message.term, message.sender), voted_for)
+        if other != voted_for:
+            raise Violation(
+                f"election safety: {message.sender} votes for {other} and {voted_for} in term {message.term}"
+            )
         state: HardState = self._disk_of(message.sender).state
         # A later term on the disk is as good: this term's vote can never be cast again.
         if state.term < message.term or (state.term == message.term and state.voted_for != voted_for):
@@ -162,6 +181,21 @@ class Observer:
         disk = self._disk_of(message.sender)
         if disk.state.term <= message.term and len(disk.entries) < message.match_index:
             raise Violation(f"durability: {message} is sent while the disk ends at {len(disk.entries)}")
+
+    def delivered(self, message: Message, raft: Raft) -> None:
+        """A member has taken a message: what Figure 2 asks of everyone, whatever the role."""
+        if type(message) is AppendEntries and message.term >= raft.term:
+            if (
+                raft.role is not Role.FOLLOWER
+                or raft.leader_id != message.sender
+                or raft.term != message.term
+            ):
+                raise Violation(
+                    f"{raft.id} does not follow {message.sender}, whom it heard leading term {message.term}, "
+                    f"but {raft.leader_id} in term {raft.term} as a {raft.role.value}"
+                )
+        elif raft.term < message.term and type(message) in _TERMS_TO_ADOPT:
+            raise Violation(f"{raft.id} stays in term {raft.term} after {message}")
 
     # ── reads ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -26,9 +26,13 @@ from oarlock.raft.messages import Message, Propose
 from oarlock.raft.raft import Raft
 from oarlock.raft.ready import Ready
 from oarlock.raft.roles import Role
-from oarlock.raft.types import Configuration, Entry, HardState, Index, NodeId
+from oarlock.raft.types import NOBODY, Configuration, Entry, HardState, Index, NodeId, Term
 
 from .checkers import Observer, Violation
+
+READYS_MAX = 1_000
+EVENTS_MAX = 50_000
+"""Far beyond what any schedule needs: more means that members keep each other busy for nothing."""
 
 CoreFactory = Callable[..., Raft]
 
@@ -72,8 +76,12 @@ class Disk:
 
     def write(self, ready: Ready) -> list[Entry]:
         """Make a Ready durable. Returns the entries that were replaced."""
-        if ready.hard_state is not None:
-            self.state = ready.hard_state
+        if (state := ready.hard_state) is not None:
+            if state.term < self.state.term:
+                raise Violation(f"the durable term falls: {self.state} is replaced by {state}")
+            if state.term == self.state.term and self.state.voted_for not in (NOBODY, state.voted_for):
+                raise Violation(f"the durable vote changes within a term: {self.state}, then {state}")
+            self.state = state
         cut: list[Entry] = []
         if ready.entries:
             first = ready.entries[0].index
@@ -107,6 +115,8 @@ class Member:
         self.applying = False
         self.machine: list[Entry] = []
         self.waiting_reads: list[tuple[Index, int]] = []
+        self.proposed: deque[tuple[Term, bytes]] = deque()
+        """What clients here submitted, and in which term."""
 
     @property
     def up(self) -> bool:
@@ -189,6 +199,8 @@ class Cluster:
         while heap and heap[0][0] <= until:
             self.now, _, action, arguments = heapq.heappop(heap)
             self.events += 1
+            if self.events > EVENTS_MAX:
+                raise Violation(f"after {EVENTS_MAX} events at {self.now:.1f} s there is no end of them")
             action(*arguments)
             if stop is not None and stop():
                 return True
@@ -244,6 +256,7 @@ class Cluster:
         member.to_apply.clear()
         member.applying = False
         member.waiting_reads.clear()
+        member.proposed.clear()
         if self.rng.random() < 0.5:
             member.disk.applied = member.machine  # the state machine was saved just before
 
@@ -272,9 +285,11 @@ class Cluster:
     def _drain(self, member: Member) -> None:
         raft = member.raft
         member.drain_due = False
-        taken = False
+        taken = 0
         while raft is not None and (ready := raft.ready()) is not None:
-            taken = True
+            taken += 1
+            if taken > READYS_MAX:
+                raise Violation(f"{member.id} has always one more Ready")
             self.observer.storing(raft, ready.entries)
             for message in ready.messages:
                 self.send(message)
@@ -294,8 +309,8 @@ class Cluster:
                 self._read_rejected(member, context)
             for refusal in ready.rejected_batches:
                 self._batch_refused(member, refusal.batch)
-        if taken:
-            self._inspect(member)
+        if taken and member.leads:
+            self._inspect(member)  # handing out messages moves a leader's view of its followers
 
     def _inspect(self, member: Member) -> None:
         raft, before = member.raft, member.view
@@ -370,8 +385,7 @@ class Cluster:
             entry = member.to_apply.popleft()
             self.observer.applying(member.id, member.machine, entry)
             member.machine.append(entry)
-            if self._owners.get(entry.data) == (member.id, member.incarnation):
-                self.acknowledged[entry.data] = entry.index
+            self._settle_proposals(member, entry)
             if self.rng.random() < 0.2:
                 break  # the rest a little later
         applied = len(member.machine)
@@ -382,6 +396,15 @@ class Cluster:
         member.waiting_reads = [read for read in member.waiting_reads if read[0] > applied]
         self._start_apply(member)
         self.touched(member)
+
+    def _settle_proposals(self, member: Member, entry: Entry) -> None:
+        """An applied entry acknowledges the command it holds; one of a later term shows what was lost."""
+        if self._owners.get(entry.data) == (member.id, member.incarnation):
+            self.acknowledged[entry.data] = entry.index
+        while member.proposed and member.proposed[0][0] < entry.term:
+            _, command = member.proposed.popleft()
+            if command not in self.acknowledged:
+                self.observer.refused(command, "an entry of a later term was applied before it")
 
     # ── network ───────────────────────────────────────────────────────────────────────────────────
 
@@ -406,13 +429,15 @@ class Cluster:
         return low + (high - low) * rng.random()
 
     def _deliver(self, message: Message) -> None:
-        member = self.members[message.to]
-        raft = member.raft
-        if raft is None or (message.sender, message.to) in self.cut:
+        member = self.members.get(message.to)
+        if member is None or (raft := member.raft) is None:
+            return
+        if (message.sender, message.to) in self.cut:
             return
         if self._postponed(member, self._deliver, message):
             return
         raft.step(message, member.clock(self.now))
+        self.observer.delivered(message, raft)
         self.touched(member)
 
     def isolate(self, group: Sequence[NodeId]) -> None:
@@ -496,6 +521,7 @@ class Cluster:
             for command in commands:
                 self.observer.refused(command, type(error).__name__)
             return ()
+        member.proposed.extend((raft.term, command) for command in commands)
         self.touched(member)
         return commands
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from oarlock.raft import invariants
+from oarlock.raft.messages import PreVoteReply, RequestVote
 from oarlock.raft.raft import Raft
 from oarlock.raft.roles import Role
 from oarlock.raft.types import NodeId
@@ -28,6 +29,7 @@ from .checkers import Violation
 from .cluster import Cluster, Conditions, CoreFactory, Member
 
 CALM = Conditions()
+STRANGER: NodeId = 99
 PATIENCE = 40.0
 """Election timeouts within which a healthy cluster has to get anywhere."""
 
@@ -50,6 +52,7 @@ PROFILES: dict[str, Profile] = {
     "partitions": Profile(
         Conditions(loss=0.02),
         {"isolate_leader": 3, "partition": 3, "one_way": 2, "heal": 5, "crash": 1},
+        seconds=9.0,
     ),
     # Crashes, also of everyone at once, over disks that take their time.
     "crashes": Profile(
@@ -61,6 +64,7 @@ PROFILES: dict[str, Profile] = {
     "network": Profile(
         Conditions(delay=(0.005, 0.2), late=0.06, loss=0.1, duplication=0.15, batching=0.2),
         {"jump": 3, "heal": 2, "one_way": 2, "pause": 1, "crash": 1},
+        seconds=6.0,
     ),
     # Clocks jump: elections collide and overtake one another.
     "elections": Profile(
@@ -75,6 +79,14 @@ PROFILES: dict[str, Profile] = {
         {"strand_leader": 6, "jump": 4, "heal": 4, "crash_leader": 2, "restart_all": 3},
         fault_rate=4.0,
         seconds=8.0,
+    ),
+    # Leaders that are replaced behind their back, and asked for reads all the while.
+    "usurpers": Profile(
+        Conditions(late=0.03, late_delay=2.0, duplication=0.03),
+        {"usurp": 6, "heal": 3, "crash_leader": 1, "jump": 2},
+        fault_rate=3.0,
+        reads=8.0,
+        seconds=6.0,
     ),
     # Everything a little, with every limit low.
     "limits": Profile(
@@ -93,8 +105,9 @@ PROFILES: dict[str, Profile] = {
             },
         ),
         {"crash": 2, "isolate_leader": 2, "partition": 1, "heal": 4, "jump": 2, "pause": 1, "restart_all": 1},
-        proposals=16.0,
+        proposals=14.0,
         reads=8.0,
+        seconds=5.0,
     ),
 }
 
@@ -190,6 +203,25 @@ class Storm:
         self.cluster.isolate([leader.id, self.rng.choice(others)])
         self.cluster.propose(leader, self.rng.randint(1, 3))
 
+    def usurp(self) -> None:
+        """Cut the leader off with at most one follower, and have the others elect another before it
+        notices."""
+        leader = self._leader_or_anyone()
+        others = self.rng.sample(self.cluster.ids, len(self.cluster.ids))
+        others.remove(leader.id)
+        kept = self.rng.randint(0, 1)
+        self.cluster.heal()
+        self.cluster.isolate([leader.id, *others[:kept]])
+        self.cluster.propose(leader, self.rng.randint(1, 8))
+        now = self.cluster.now
+        for node_id in others[kept:]:
+            self.cluster.at(
+                now + self.rng.uniform(0.0, 0.1), self.cluster.jump, self.cluster.members[node_id]
+            )
+        for _ in range(6):
+            self.cluster.at(now + self.rng.uniform(0.05, 0.6), self.cluster.read, leader)
+        self.cluster.at(now + self.rng.uniform(0.1, 0.5), self.cluster.propose, leader, 1)
+
     def one_way(self) -> None:
         sender, receiver = self.rng.sample(self.cluster.ids, 2)
         self.cluster.cut[sender, receiver] = None
@@ -222,17 +254,19 @@ def settle(cluster: Cluster) -> Member:
     """Everybody agrees on a leader, and has applied all that is committed, a new command included."""
     _await(cluster, "no leader whom all follow", lambda: cluster.agreed_leader() is not None)
     commands: tuple[bytes, ...] = ()
+    proposed_in = 0
 
     def applied_everywhere() -> bool:
-        nonlocal commands
-        committed = cluster.observer.committed_commands
-        if not commands or commands[0] not in committed:
-            leader = cluster.agreed_leader()
-            if leader is not None and not commands:
-                commands = cluster.propose(leader, 1)
-            return False
-        length = len(cluster.observer.history)
-        return all(len(member.machine) == length for member in cluster.members.values())
+        nonlocal commands, proposed_in
+        history = cluster.observer.history
+        if commands and commands[0] in cluster.observer.committed_commands:
+            return all(len(member.machine) == len(history) for member in cluster.members.values())
+        leader = cluster.agreed_leader()
+        if leader is not None and leader.raft is not None and leader.raft.term > proposed_in:
+            # The first leader seen may be one that steps down the next moment: then the next one is asked.
+            commands = cluster.propose(leader, 1)
+            proposed_in = leader.raft.term if commands else 0
+        return False
 
     _await(cluster, "a new command is not applied everywhere", applied_everywhere)
     leader = cluster.agreed_leader()
@@ -324,7 +358,35 @@ def _replaced(cluster: Cluster, leader: Member, quorum: list[NodeId]) -> None:
     cluster.heal()
 
 
+def trial_stranger(cluster: Cluster) -> None:
+    """Someone who is no member (any more) asks for votes in a later term: a live leader is not deposed
+    (4.2.3)."""
+    leader = settle(cluster)
+    assert leader.raft is not None
+    cluster.run(cluster.now + 1.0)  # everyone has heard the leader lately
+    term = leader.raft.term
+    for node_id in cluster.ids:
+        log = leader.raft.log
+        cluster.send(RequestVote(term + 3, STRANGER, node_id, log.last_index + 9, term + 3))
+    _stays(cluster, leader, "a stranger asked for votes")
+
+
+def trial_member_ahead(cluster: Cluster) -> None:
+    """A member in a later term than everyone else's: a leader that hears of the term gives way, and all meet
+    again."""
+    leader = settle(cluster)
+    assert leader.raft is not None
+    term = leader.raft.term
+    member = cluster.rng.choice([node_id for node_id in cluster.ids if node_id != leader.id])
+    cluster.isolate([member])
+    cluster.send(PreVoteReply(term + 3, STRANGER, member, False))
+    cluster.run(cluster.now + 0.5)
+    cluster.heal()
+
+
 TRIALS = (
+    trial_member_ahead,
+    trial_stranger,
     trial_follower_loses_leader,
     trial_follower_isolated,
     trial_leader_isolated,
@@ -387,7 +449,7 @@ def run_schedule(
         chosen.conditions,
         loss=chosen.conditions.loss * vary,
         late=chosen.conditions.late * rng.uniform(0.0, 2.0),
-        heartbeat_interval=rng.choice((0.2, 0.3, 0.4)),
+        heartbeat_interval=rng.choice((0.2, 0.3, 0.45)),
     )
     cluster = Cluster(size, rng, conditions, core, log)
     storm = Storm(cluster, replace(chosen, fault_rate=chosen.fault_rate * rng.uniform(0.5, 1.5)))

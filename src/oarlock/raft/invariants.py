@@ -14,8 +14,8 @@ algorithm: a `Raft` never calls it.
 
 Both raise `InvariantViolated` with the member's id, the property and the values that break it. A check costs
 a few microseconds whatever the length of the log: it looks at its ends and not at its middle. Properties that
-take several members (one leader per term, log matching, state machine safety) need an observer who sees all of
-them: the simulator, or `tests/raft/checkers.py`.
+take several members (one leader per term, log matching, state machine safety) need an observer who sees all
+of them: the simulator, or `tests/raft/checkers.py`.
 """
 
 from __future__ import annotations
