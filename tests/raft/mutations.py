@@ -21,6 +21,7 @@ from types import FunctionType
 
 from oarlock.raft import candidate, follower, leader, quorum, votes
 from oarlock.raft.log import RaftLog
+from oarlock.raft.progress import Progress
 from oarlock.raft.raft import Raft
 
 
@@ -46,8 +47,8 @@ def mutated_code(mutation: Mutation) -> FunctionType:
     source = textwrap.dedent(inspect.getsource(function))
     if source.count(mutation.old) != 1:
         raise LookupError(
-            f"mutation {mutation.name} edits {mutation.old!r}, which is {source.count(mutation.old)} times in "
-            f"{function.__qualname__}: bring the mutation up to date"
+            f"mutation {mutation.name} edits {mutation.old!r}, which is {source.count(mutation.old)} times "
+            f"in {function.__qualname__}: bring the mutation up to date"
         )
     edited = source.replace(mutation.old, mutation.new)
     code = compile(edited, f"<{mutation.name}>", "exec", flags=__future__.annotations.compiler_flag)
@@ -522,30 +523,55 @@ MUTATIONS = (
     ),
 )
 
-HARMLESS = {
-    "A candidate's own vote counts before it is durable": (
+HARMLESS = (
+    Mutation(
+        "own_vote_counts_before_durable",
         "It asks for the others' votes only once its own is durable, so none of theirs can be counted before. "
-        "`become_leader` insists on it besides."
+        "`become_leader` insists on it besides.",
+        candidate.count_own_vote,
+        "if raft.durable_term == raft.term and raft.durable_vote == raft.id and raft.id not in raft.votes:",
+        "if raft.id not in raft.votes:",
     ),
-    "RequestVote of an earlier term is judged instead of refused": (
-        "The answer carries the voter's own, later term, and no one counts a vote of a term that it is not a "
-        "candidate in. The vote is only wasted: the sender has to stand in a later term anyway."
+    Mutation(
+        "request_vote_of_earlier_term_judged",
+        "The answer carries the voter's own, later term, and no one counts a vote of a term that it does not "
+        "stand in. Should the sender stand in that very term by now, the vote is as good as one it asked for: "
+        "how up-to-date a log is never falls.",
+        Raft._settle_lower_term,
+        "if isinstance(message, PreVote | RequestVote):",
+        "if isinstance(message, RequestVote):\n        return True\n    if isinstance(message, PreVote):",
     ),
-    "ReadIndexReply of an earlier term is taken": (
-        "A follower rejects its forwarded reads whenever its leader or term changes, so no read is left that a "
-        "late answer could serve."
+    Mutation(
+        "read_index_of_earlier_term_taken",
+        "A follower rejects its forwarded reads whenever its leader or term changes, so no read is left that "
+        "a late answer could serve.",
+        Raft._settle_lower_term,
+        "isinstance(message, ProposeReply | ReadIndex)",
+        "type(message).__name__ in ('ProposeReply', 'ReadIndex', 'ReadIndexReply')",
     ),
-    "A term is told before it is durable (in refusals, heartbeat answers, pre-votes)": (
+    Mutation(
+        "term_told_before_durable",
         "Only votes and acknowledged entries are counted by anyone, and those wait for the disk by themselves. "
         "Entries that were durable before the term are of earlier terms, which their leader does not count "
-        "(3.6.2). The core waits nevertheless: Figure 2 says so, and it costs nothing in a settled term."
+        "(3.6.2). The core waits nevertheless: Figure 2 says so, and it costs nothing in a settled term.",
+        Raft.send,
+        "if self._durable.term == self.term:",
+        "if True:",
     ),
-    "match_index falls on a late acknowledgement": (
+    Mutation(
+        "match_index_falls",
         "A lower match_index claims less. It delays a commit until the next acknowledgement, and next_index "
-        "stays where it is."
+        "stays where it is.",
+        Progress.acknowledged,
+        "news = match_index > self.match_index",
+        "news = match_index != self.match_index",
     ),
-    "A granted vote does not restart the election timeout": (
-        "Only elections collide more often; PreVote and the next random timeout settle them."
+    Mutation(
+        "vote_does_not_restart_the_timeout",
+        "Only elections collide more often; PreVote and the next random timeout settle them.",
+        votes.judge,
+        "raft.rearm_election(raft.now)",
+        "pass",
     ),
-}
-"""What can be broken without breaking a promise, and why."""
+)
+"""What can be broken without breaking a promise; `rule` says why. The schedules do not notice, and need not."""

@@ -1,0 +1,81 @@
+"""Configurations in the log: the last one is in effect, committed or not."""
+
+from __future__ import annotations
+
+import pytest
+
+from oarlock.errors import InvariantViolated, UsageError, WireError
+from oarlock.raft.membership import (
+    ConfigurationHistory,
+    bootstrap,
+    decode_configuration,
+    encode_configuration,
+)
+from oarlock.raft.types import Configuration, Entry, EntryKind, Member
+
+THREE = Configuration(
+    voters=(1, 2, 3),
+    members=tuple(Member(n, f"m{n}", (f"http://h{n}:2380",), (f"http://h{n}:2379",)) for n in (1, 2, 3)),
+)
+
+
+def configuration_entry(index: int, term: int, *voters: int) -> Entry:
+    return Entry(index, term, EntryKind.CONFIGURATION, encode_configuration(Configuration(voters=voters)))
+
+
+def test_all_initial_members_begin_with_the_same_committed_entry() -> None:
+    hard_state, entries = bootstrap(THREE)
+    assert bootstrap(THREE) == (hard_state, entries)
+    assert (hard_state.term, hard_state.voted_for, hard_state.commit_index) == (1, 0, 1)
+    assert [(entry.index, entry.term, entry.kind) for entry in entries] == [(1, 1, EntryKind.CONFIGURATION)]
+    assert decode_configuration(entries[0].data) == THREE
+
+
+@pytest.mark.parametrize(
+    "configuration",
+    [
+        Configuration(),
+        Configuration(voters=(2, 1)),
+        Configuration(voters=(0, 1)),
+        Configuration(voters=(1,), learners=(1,)),
+        Configuration(voters=(1, 2), outgoing=(1,)),
+        Configuration(voters=(1, 2), members=(Member(1, "a"),)),
+    ],
+    ids=["empty", "unsorted", "nobody", "voter and learner", "joint", "member missing"],
+)
+def test_a_cluster_does_not_start_with_a_configuration_that_is_not_sound(
+    configuration: Configuration,
+) -> None:
+    with pytest.raises(UsageError, match="not a configuration to start with"):
+        bootstrap(configuration)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xff", b"\x90\x01", encode_configuration(Configuration())])
+def test_bytes_that_are_no_configuration_are_a_wire_error(data: bytes) -> None:
+    with pytest.raises(WireError, match="configuration entry"):
+        decode_configuration(data)
+
+
+def test_the_last_configuration_in_the_log_is_in_effect() -> None:
+    history = ConfigurationHistory()
+    assert history.current == Configuration()
+    assert not history.appended([Entry(1, 1)])
+    assert history.appended([configuration_entry(2, 1, 1), Entry(3, 1), configuration_entry(4, 1, 1, 2)])
+    assert (history.index, history.current.voters) == (4, (1, 2))
+
+
+def test_truncation_falls_back_to_the_configuration_before() -> None:
+    history = ConfigurationHistory()
+    history.appended([configuration_entry(2, 1, 1), configuration_entry(4, 1, 1, 2)])
+    assert not history.truncated(5)
+    assert history.truncated(4)
+    assert (history.index, history.current.voters) == (2, (1,))
+    assert history.truncated(1)
+    assert history.index == 0
+
+
+def test_configurations_come_in_order() -> None:
+    history = ConfigurationHistory()
+    history.appended([configuration_entry(4, 1, 1)])
+    with pytest.raises(InvariantViolated, match="in order"):
+        history.appended([configuration_entry(3, 1, 1)])
