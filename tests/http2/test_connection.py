@@ -281,7 +281,8 @@ def test_sender_hears_when_it_may_go_on() -> None:
     assert not stream.writable
     server.feed(frames.window_update(0, 1 << 20) + frames.window_update(1, 10_000))
     assert stream.writable_calls == 0
-    server.feed(frames.window_update(1, 6_000))
+    for _ in range(7):
+        server.feed(frames.window_update(1, 1_000))
     assert stream.writable_calls == 1
     assert stream.writable
 

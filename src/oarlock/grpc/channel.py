@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import ssl as tls
 from collections import deque
 from typing import Final
@@ -33,6 +34,12 @@ MAX_TEMPLATES: Final = 1024
 """Request blocks remembered per connection; metadata that differs in each call must not fill the memory."""
 MAX_RESPONSE: Final = 64 * 1024 * 1024
 """Largest response accepted by default: a range over a whole etcd database of usual size."""
+
+
+CLIENT_LIMITS: Final = Limits(keepalive_interval=math.inf)
+"""What a channel uses by default. It sends no keepalive PINGs: gRPC servers end connections that do so more
+often than they expect ("too many pings"; five minutes by default). With a server that allows more, pass other
+limits."""
 
 
 class Channel:
@@ -62,7 +69,7 @@ class Channel:
         shown = f"[{host}]" if ":" in host else host
         self._target = f"{shown}:{port}"
         self._authority = (authority or self._target).encode("latin-1")
-        self._limits = limits or Limits()
+        self._limits = limits or CLIENT_LIMITS
         self.max_message_bytes = max_message_bytes
         self.wheel = Wheel()
         self._connection: ClientConnection | None = None

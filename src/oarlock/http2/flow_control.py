@@ -132,6 +132,8 @@ class Output:
             stream.local_closed = True
         self._ready[stream.id] = stream
         self.drain()
+        if stream.queued >= self._limits.stream_output:
+            stream.full = True
 
     def _emit(self, stream: Stream, data: bytes, end: bool) -> None:
         size = len(data)
@@ -163,7 +165,6 @@ class Output:
         )
         if size <= 0:
             return False
-        was_writable = stream.writable
         piece = _take(stream, size)
         self.queued -= len(piece)
         stream.drained_since_sweep += len(piece)
@@ -175,10 +176,11 @@ class Output:
                 self.headers(stream, trailers, True)
             else:
                 self._finish(stream)
-        elif not was_writable and stream.queued < self._limits.stream_output // 2:
-            stream.on_writable()
-        elif done:
-            self.whole_messages += 1
+        else:
+            self.whole_messages += done
+            if stream.full and stream.queued < self._limits.stream_output // 2:
+                stream.full = False
+                stream.on_writable()
         return bool(stream.queued)
 
     def forget(self, stream: Stream) -> None:

@@ -63,6 +63,9 @@ class Stream:
     queued: int = 0
     """Bytes in `queue` still to be sent."""
 
+    full: bool = False
+    """The queue has reached `Limits.stream_output` and not fallen to half of it since."""
+
     queued_end: bytes | None = None
     """What follows the queue: a block of trailers, or empty for a bare END_STREAM."""
 
@@ -130,4 +133,4 @@ class Stream:
     @property
     def writable(self) -> bool:
         """Whether an unhurried sender may send more now; if not, it waits for `on_writable`."""
-        return self.queued < self.connection.limits.stream_output
+        return not self.full
