@@ -250,3 +250,18 @@ def test_cutting_below_the_commit_index_is_refused() -> None:
     files.overwrite(path, bytes(data))
     with pytest.raises(CorruptLog, match="up to 4 are known to be committed"):
         open_storage(files, 4096).load()
+
+
+def test_large_torn_write_is_zeroed_to_its_end() -> None:
+    """Nothing of it may be left behind the record that is written in its place."""
+    files = MemoryFiles()
+    batches = [(None, make_entries(1, 1)), (None, make_entries(2, 2, data=b"x" * (2 << 20)))]
+    run_log(files, batches, close=False, segment_bytes=4 << 20)
+    path = WAL / "00000000000000000001.log"
+    data = bytearray(files.contents(path))
+    second = find_records(bytes(data))[1]
+    data[second + 1000] ^= 1
+    files.overwrite(path, bytes(data))
+    assert loaded(open_storage(files, 4 << 20)) == states(batches)[1]
+    files.crash()
+    assert files.contents(path)[second:] == bytes(len(data) - second)
