@@ -526,42 +526,43 @@ MUTATIONS = (
 HARMLESS = (
     Mutation(
         "own_vote_counts_before_durable",
-        "It asks for the others' votes only once its own is durable, so none of theirs can be counted before. "
-        "`become_leader` insists on it besides.",
+        "It asks for the others' votes only once its own is durable, so none of theirs can be counted "
+        "before. `become_leader` insists on it besides.",
         candidate.count_own_vote,
         "if raft.durable_term == raft.term and raft.durable_vote == raft.id and raft.id not in raft.votes:",
         "if raft.id not in raft.votes:",
     ),
     Mutation(
         "request_vote_of_earlier_term_judged",
-        "The answer carries the voter's own, later term, and no one counts a vote of a term that it does not "
-        "stand in. Should the sender stand in that very term by now, the vote is as good as one it asked for: "
-        "how up-to-date a log is never falls.",
+        "The answer carries the voter's own, later term, and no one counts a vote of a term that it does "
+        "not stand in. Should the sender stand in that very term by now, the vote is as good as one it "
+        "asked for: how up-to-date a log is never falls.",
         Raft._settle_lower_term,
         "if isinstance(message, PreVote | RequestVote):",
         "if isinstance(message, RequestVote):\n        return True\n    if isinstance(message, PreVote):",
     ),
     Mutation(
         "read_index_of_earlier_term_taken",
-        "A follower rejects its forwarded reads whenever its leader or term changes, so no read is left that "
-        "a late answer could serve.",
+        "A follower rejects its forwarded reads whenever its leader or term changes, so no read is left "
+        "that a late answer could serve.",
         Raft._settle_lower_term,
         "isinstance(message, ProposeReply | ReadIndex)",
         "type(message).__name__ in ('ProposeReply', 'ReadIndex', 'ReadIndexReply')",
     ),
     Mutation(
         "term_told_before_durable",
-        "Only votes and acknowledged entries are counted by anyone, and those wait for the disk by themselves. "
-        "Entries that were durable before the term are of earlier terms, which their leader does not count "
-        "(3.6.2). The core waits nevertheless: Figure 2 says so, and it costs nothing in a settled term.",
+        "Only votes and acknowledged entries are counted by anyone, and those wait for the disk by "
+        "themselves. Entries that were durable before the term are of earlier terms, which their leader "
+        "does not count (3.6.2). The core waits nevertheless: Figure 2 says so, and it costs nothing in a"
+        " settled term.",
         Raft.send,
         "if self._durable.term == self.term:",
         "if True:",
     ),
     Mutation(
         "match_index_falls",
-        "A lower match_index claims less. It delays a commit until the next acknowledgement, and next_index "
-        "stays where it is.",
+        "A lower match_index claims less. It delays a commit until the next acknowledgement, and "
+        "next_index stays where it is.",
         Progress.acknowledged,
         "news = match_index > self.match_index",
         "news = match_index != self.match_index",
@@ -574,4 +575,4 @@ HARMLESS = (
         "pass",
     ),
 )
-"""What can be broken without breaking a promise; `rule` says why. The schedules do not notice, and need not."""
+"""What can be broken without breaking a promise; `rule` says why. The schedules need not notice."""

@@ -81,7 +81,7 @@ def test_first_conflict_finds_where_the_logs_part(ours: list[int], theirs: list[
     agreed = min(agreed, len(ours))
     incoming = entries(*theirs, first=agreed + 1)
     position, conflict = RaftLog(entries(*ours), 0).first_conflict(incoming)
-    held = {index: term for index, term in enumerate(ours, 1)}
+    held = dict(enumerate(ours, 1))
     expected = next(
         (at for at, entry in enumerate(incoming) if held.get(entry.index) != entry.term), len(incoming)
     )
