@@ -21,7 +21,7 @@ def test_varints_are_protobufs(number: int) -> None:
     assert (b"\x08" + varint(number) if number else b"") == expected
 
 
-@pytest.mark.parametrize("revision", [1, 127, 128, 300, 70_000, 2**40, 2**63 - 1])
+@pytest.mark.parametrize("revision", [1, 2, 126, 127, 128, 129, 255, 256, 300, 70_000, 2**40, 2**63 - 1])
 @pytest.mark.parametrize("term", [0, 1, 2**40])
 def test_an_encoded_header_decodes_to_its_parts(tmp_path: Path, revision: int, term: int) -> None:
     store = Store.open(tmp_path)
@@ -32,4 +32,5 @@ def test_an_encoded_header_decodes_to_its_parts(tmp_path: Path, revision: int, t
     replica.term = term  # a new term is noticed
     response = rpc_pb2.PutResponse.FromString(headers.encode(revision))
     assert response == rpc_pb2.PutResponse(header=headers.message(revision))
+    assert response.SerializeToString() == headers.encode(revision), "not the shortest form"
     assert response.header.raft_term == term
