@@ -15,8 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from oarlock.bench.requests import PUT
 from oarlock.client import Client
+from oarlock.etcd_pb import rpc_pb2
 from oarlock.server.processes import HOST, MemberProcess, ProcessCluster
+
+from ..http2 import hostile
 
 pytestmark = pytest.mark.processes
 
@@ -123,6 +127,36 @@ async def test_nonsense_is_answered_or_cut_off_and_others_are_served(
     port = victim.client_port if where == "client port" else peer_port(victim)
     async with served_meanwhile(victim):
         await attack(port, random.Random(7))
+    assert "Traceback" not in victim.log_tail(100)
+
+
+HTTP2_ATTACKS = [
+    "random_frames",
+    "oversized_frame",
+    "oversized_headers",
+    "continuation_flood",
+    "header_bomb",
+    "million_streams",
+    "rapid_reset",
+    "unfinished_messages",
+    "closed_windows",
+    "window_by_the_byte",
+    "never_reads",
+    "many_half_open",
+]
+
+
+@pytest.mark.parametrize("name", HTTP2_ATTACKS)
+async def test_http2_attacks_on_a_member_do_not_keep_it_from_serving(
+    victim: MemberProcess, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = rpc_pb2.PutRequest(key=b"siege", value=b"x").SerializeToString()
+    monkeypatch.setattr(hostile, "BLOCK", hostile.request_block(PUT.encode()))  # not an unknown method
+    before = resident(victim)
+    report = await hostile.siege(name, HOST, victim.client_port, pid=victim.pid, method=PUT, message=put)
+    assert report.served > 0
+    assert report.slowest < SLOWEST_PUT
+    assert report.peak - before < GROWTH_MAX
     assert "Traceback" not in victim.log_tail(100)
 
 

@@ -37,7 +37,7 @@ async def test_a_signal_ends_it_soon_with_code_0_and_a_clean_mark(tmp_path: Path
 async def test_requests_under_way_when_it_is_told_to_stop_are_answered(tmp_path: Path) -> None:
     async with ProcessCluster(tmp_path, size=1) as cluster:
         member = cluster.members[0]
-        async with Client(cluster.endpoints) as client:
+        async with Client(cluster.endpoints, timeout=1) as client:
             puts = [asyncio.create_task(client.put(f"{number}", "x")) for number in range(200)]
             await puts[0]
             member.signal(signal.SIGTERM)
