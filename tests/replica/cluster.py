@@ -57,7 +57,8 @@ class Node:
         self.files = MemoryFiles(self._before)
         self.broken = False
         """The disk fails."""
-        self.machine = Journal()
+        self.make_machine: Callable[[], Journal] = Journal
+        self.machine = self.make_machine()
         self.runtime: Runtime
         self.transport: CutTransport
 
@@ -66,7 +67,7 @@ class Node:
             raise OSError(errno.EIO, "broken", str(path))
 
     async def start(self) -> Runtime:
-        self.machine = Journal()
+        self.machine = self.make_machine()
         cluster = self.cluster
         self.transport = CutTransport(cluster.network, CLUSTER, self.id, 1 << 20)
         self.transport.cut = cluster.is_cut

@@ -186,6 +186,21 @@ async def test_a_lost_question_is_asked_again() -> None:
     assert answers == [None]
 
 
+async def test_a_lost_question_is_asked_again_though_another_read_timed_out_meanwhile() -> None:
+    world = World()
+    world.add(timeout=RETRY_AFTER / 2)
+    answers = world.add(timeout=60)
+    world.turn()
+    world.asked.clear()
+    await asyncio.sleep(RETRY_AFTER * 3)
+    world.turn()
+    world.committed = 1
+    world.confirm(0)
+    world.reply(0)
+    world.apply(1)
+    assert answers == [None]
+
+
 async def test_reads_that_timed_out_are_not_asked_for_any_more() -> None:
     """They once were, for as long as no answer came."""
     world = World()

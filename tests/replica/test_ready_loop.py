@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from oarlock.errors import DiskFailure, InvariantViolated
+from oarlock.errors import Busy, DiskFailure, InvariantViolated
 from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, Entry, EntryKind, HardState, Member, Message, Raft, bootstrap
 from oarlock.raft.messages import (
@@ -17,6 +17,10 @@ from oarlock.raft.messages import (
     AppendEntriesReply,
     PreVote,
     PreVoteReply,
+    Propose,
+    ProposeReply,
+    ReadIndex,
+    ReadIndexReply,
     RequestVote,
     RequestVoteReply,
 )
@@ -233,6 +237,40 @@ async def test_a_message_that_no_correct_member_sends_is_dropped_and_the_rest_is
     assert "no correct member sends" in caplog.text
 
 
+async def test_a_refused_batch_is_answered_or_sent_again() -> None:
+    bench = Bench()
+    await bench.receive(append(2))
+    await bench.durable()
+    errors: list[BaseException | None] = []
+    now = asyncio.get_running_loop().time()
+    bench.proposals.add(b"x", lambda result, error: errors.append(error), None, 60, now)
+    bench.ready_loop.schedule()
+    [first] = await bench.run()
+    assert isinstance(first, Propose)
+    [again] = await bench.receive(ProposeReply(2, LEADER, US, first.batch))
+    assert isinstance(again, Propose)
+    assert again.commands == first.commands
+    assert await bench.receive(ProposeReply(2, LEADER, US, again.batch, busy=True)) == []
+    assert [type(error) for error in errors] == [Busy]
+
+
+async def test_a_rejected_read_is_asked_for_again_at_once() -> None:
+    bench = Bench()
+    await bench.receive(append(2))
+    await bench.durable()
+    answers: list[BaseException | None] = []
+    bench.reads.add(answers.append, 60, asyncio.get_running_loop().time())
+    bench.ready_loop.schedule()
+    [first] = await bench.run()
+    assert isinstance(first, ReadIndex)
+    [again] = await bench.receive(ReadIndexReply(2, LEADER, US, first.context, 0))
+    assert isinstance(again, ReadIndex)
+    await bench.receive(ReadIndexReply(2, LEADER, US, again.context, 2))
+    assert answers == []
+    await bench.receive(append(previous=(2, 2), commit=2, round=2))
+    assert answers == [None]
+
+
 class TestFailure:
     """After any failure nothing is sent, stored, applied or answered, whatever comes in."""
 
@@ -244,9 +282,12 @@ class TestFailure:
         bench.ready_loop.schedule()
         while bench.storing:
             sent += await bench.durable()
+        bench.sent.clear()
+        await asyncio.sleep(30)
+        bench.ready_loop.schedule()
         await asyncio.sleep(30)
         assert sent == []
-        assert await bench.run() == []
+        assert bench.sent == []
         assert bench.applied == applied
         assert bench.stores == stores
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oarlock.errors import Busy, DataDirError, DiskFailure, RequestTimeout, Stopped, UsageError
+from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, HardState, Message
 from oarlock.raft.messages import Propose
 from oarlock.replica import Runtime, RuntimeLimits
@@ -176,6 +178,33 @@ async def test_a_member_that_was_away_catches_up() -> None:
         await follower.start()
         await follower.runtime.barrier()
         assert follower.machine.commands == leader.machine.commands
+
+
+class Lasting(Journal):
+    """Keeps its state over a restart, as the key-value store does."""
+
+    def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
+        results = super().apply(commands, applied_index)
+        self.applied_index = applied_index
+        return results
+
+
+async def test_a_machine_that_kept_its_state_is_given_only_what_it_lacks() -> None:
+    async with Cluster() as cluster:
+        follower = await cluster.follower()
+        machine = Lasting()
+        follower.make_machine = lambda: machine
+        await follower.stop()
+        await follower.start()
+        leader = await cluster.leader()
+        for number in range(5):
+            await leader.runtime.submit(b"%d" % number)
+        await follower.runtime.barrier()
+        await follower.stop()
+        await leader.runtime.submit(b"5")
+        await follower.start()
+        await follower.runtime.barrier()
+        assert machine.commands == [b"0", b"1", b"2", b"3", b"4", b"5"]
 
 
 async def test_a_disk_failure_stops_the_member_and_whoever_waits_is_told() -> None:
