@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from oarlock.etcd_pb import auth_pb2, kv_pb2, rpc_pb2
 
@@ -23,13 +24,7 @@ def test_committed_modules_say_what_the_proto_files_say(tmp_path: Path) -> None:
         out = tmp_path / "descriptors"
         source = ROOT / "src"
         assert protoc.main(["protoc", f"-I{source}", f"--descriptor_set_out={out}", committed.name]) == 0
-        fresh = FileDescriptorProto()
-        # A FileDescriptorSet with one file is that file as field 1: skip tag and length.
-        data = out.read_bytes()
-        start = 1
-        while data[start] & 0x80:
-            start += 1
-        fresh.ParseFromString(data[start + 1 :])
+        fresh = FileDescriptorSet.FromString(out.read_bytes()).file[0]
         for message in (committed, fresh):
             for descriptor in _all_messages(message.message_type):
                 for field in descriptor.field:
@@ -37,7 +32,7 @@ def test_committed_modules_say_what_the_proto_files_say(tmp_path: Path) -> None:
         assert fresh == committed, f"{committed.name}: run scripts/generate_protobuf.py"
 
 
-def _all_messages(messages):  # type: ignore[no-untyped-def]
+def _all_messages(messages: Iterable[DescriptorProto]) -> Iterator[DescriptorProto]:
     for message in messages:
         yield message
         yield from _all_messages(message.nested_type)

@@ -101,7 +101,7 @@ class Store:
         path = Path(path)
         env: lmdb.Environment | None = None
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             file = path / "data.mdb"
             _discard_unborn(file)
             size = max(INITIAL_MAP_BYTES, file.stat().st_size if file.exists() else 0)
@@ -113,6 +113,7 @@ class Store:
                 metasync=False,
                 writemap=True,
                 max_spare_txns=2,
+                mode=0o600,
             )
             _reserve(file, size)  # LMDB takes a file with anything in it for a store: so not earlier
             invariant(env.max_key_size() >= MAX_STORED_KEY, "this LMDB was built with shorter keys")
