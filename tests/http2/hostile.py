@@ -308,17 +308,16 @@ async def window_by_the_byte(host: str, port: int) -> None:
 
 @attack
 async def window_see_saw(host: str, port: int) -> None:
-    """SETTINGS that swing the window of a hundred waiting streams up and down."""
-    body = b"\0" + (16_000).to_bytes(4, "big") + bytes(16_000)
-    swing = frames.settings({frames.SETTINGS_INITIAL_WINDOW_SIZE: 0}) + frames.settings(
-        {frames.SETTINGS_INITIAL_WINDOW_SIZE: 1}
-    )
-    async with enemy(host, port, frames.PREFACE + frames.settings({4: 0})) as one:
-        for stream_id in range(1, 200, 2):
-            await one.send(
-                frames.headers(stream_id, BLOCK, end_stream=False) + frame(frames.DATA, 1, stream_id, body)
-            )
-        if await one.send(swing * 10_000):
+    """SETTINGS that swing the window of two thousand waiting streams up and down."""
+    body = b"\0" + (100).to_bytes(4, "big") + bytes(100)
+    up, down = (frames.settings({frames.SETTINGS_INITIAL_WINDOW_SIZE: size}) for size in (1, 0))
+    async with enemy(host, port, frames.PREFACE + down) as one:
+        asks = [
+            frames.headers(stream_id, BLOCK, end_stream=False) + frame(frames.DATA, 1, stream_id, body)
+            for stream_id in range(1, 4000, 2)
+        ]
+        await one.send(b"".join(asks))
+        if await one.send((up + down) * 10_000):
             await one.thrown_out()
 
 

@@ -28,13 +28,13 @@ class Budget:
         self._paid = 0
         self.debt = 0
 
-    def strike(self, work_done: int) -> None:
-        """Count one; ``work_done`` is the connection's running count of completed units of work.
+    def strike(self, work_done: int, weight: int = 1) -> None:
+        """Count one, or a weightier one; ``work_done`` is the connection's running count of completed work.
 
         Raises:
             ConnectionFault: ENHANCE_YOUR_CALM, the budget is exhausted.
         """
-        self.debt += 1
+        self.debt += weight
         if self.debt <= self._limit:
             return
         self.debt = max(0, self.debt - (work_done - self._paid) * self._per_unit)
