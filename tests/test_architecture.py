@@ -46,10 +46,11 @@ PURE = ("errors", "raft", "wire", "machine", "linearizability", "http2", "etcd_p
 IMPURE_FILES = {"http2/aio.py"}
 PURE_FILES = ("grpc/framing.py", "grpc/metadata.py", "grpc/status.py")
 
-IMPURE_MODULES = frozenset(
-    "asyncio threading _thread multiprocessing concurrent socket select selectors ssl signal subprocess "
-    "os io fcntl mmap shutil tempfile glob time datetime secrets uuid sys platform uvloop lmdb logging".split()
-)
+_IMPURE = """
+asyncio threading _thread multiprocessing concurrent socket select selectors ssl signal subprocess os io
+fcntl mmap shutil tempfile glob time datetime secrets uuid sys platform uvloop lmdb logging
+"""
+IMPURE_MODULES = frozenset(_IMPURE.split())
 IMPURE_CALLS = frozenset({"open", "input", "print", "exec", "eval", "compile", "__import__", "id", "hash"})
 NEVER = frozenset({"pickle", "marshal", "shelve", "dill", "cloudpickle"})
 """Forbidden everywhere: nothing on the wire or on disk can run code."""
