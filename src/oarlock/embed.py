@@ -32,7 +32,7 @@ P = ParamSpec("P")
 _GROUP = 1
 
 
-class _Requests(Generic[M]):
+class Requests(Generic[M]):
     """What can be asked of a replica, with one timeout."""
 
     def __init__(self, replica: Replica[M], timeout: float) -> None:
@@ -79,7 +79,7 @@ class _Requests(Generic[M]):
         return cast(R, run_query(self._replica.machine, query, args, kwargs))
 
 
-class Replica(_Requests[M]):
+class Replica(Requests[M]):
     """One member of a cluster that replicates a state machine.
 
     ::
@@ -211,11 +211,11 @@ class Replica(_Requests[M]):
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────
 
-    def within(self, seconds: float) -> _Requests[M]:
+    def within(self, seconds: float) -> Requests[M]:
         """The same replica with another timeout: ``await replica.within(0.5).submit(Counter.add, 5)``."""
         if not seconds > 0:
             raise UsageError(f"a timeout is a positive number of seconds, not {seconds}")
-        return _Requests(self, seconds)
+        return Requests(self, seconds)
 
     def peek(self, query: Callable[Concatenate[M, P], R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Look at this member's own copy of the state, at once and without asking anyone: it may be stale.
