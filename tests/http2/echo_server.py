@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+import uvloop
+
 from oarlock.grpc import Server
 
 
@@ -19,4 +21,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

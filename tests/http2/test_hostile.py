@@ -14,6 +14,9 @@ from oarlock.grpc import Channel, Limits, Server
 
 from . import hostile
 
+# The attacker needs no second loop. The victims run on uvloop, as `oarlock serve` does, and on asyncio's own.
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])
+
 MEMORY_BOUND = 200 * 1024 * 1024
 """One connection may hold up to 64 MiB of output and 32 MiB of input; a healthy process has about 40 MiB."""
 
