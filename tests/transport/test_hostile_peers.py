@@ -206,7 +206,10 @@ async def test_silent_connection_is_closed(victim: Victim, monkeypatch: pytest.M
     await victim.serves_the_honest_peer()
 
 
-async def test_strangers_beyond_the_bound_are_closed_at_once(victim: Victim) -> None:
+async def test_strangers_beyond_the_bound_are_closed_at_once(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbound, "HANDSHAKE_SECONDS_MAX", 1000)
     silent = [await victim.dial() for _ in range(inbound.STRANGERS_MAX + 20)]
     closed = 0
     async with asyncio.timeout(20):

@@ -20,7 +20,7 @@ from oarlock.errors import UsageError
 from oarlock.raft.messages import Message, Propose
 from oarlock.raft.types import Member
 from oarlock.testing.transport_suite import GROUP, Inbox, TransportSuite, probe
-from oarlock.transport import PeerStatus, TcpTransport
+from oarlock.transport import PeerStatus, TcpTransport, outbound
 
 
 def member_of(transport: TcpTransport, scheme: str = "http") -> Member:
@@ -148,7 +148,11 @@ async def test_address_that_is_not_ours_is_one_line() -> None:
     await transport.close()
 
 
-async def test_peer_that_comes_back_is_found_at_once_when_it_dials_us() -> None:
+async def test_peer_that_comes_back_is_found_at_once_when_it_dials_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outbound, "BACKOFF_SECONDS_MIN", 1000)
+    monkeypatch.setattr(outbound, "BACKOFF_SECONDS_MAX", 1000)
     one, two = await started(1, 1), await started(1, 2)
     address = two.listening[0]
     one.set_members(GROUP, [member_of(two)])

@@ -76,8 +76,11 @@ class TransportSuite:
 
     async def connected(
         self, sender: Transport, inbox: Inbox, source: int, to: int, group: int = GROUP
-    ) -> None:
-        """Send until something arrives: messages may be dropped until a connection is there."""
+    ) -> list[Message]:
+        """Send until something arrives: messages may be dropped until a connection is there.
+
+        Returns what arrived, and begins the inbox anew.
+        """
         before = len(inbox.messages)
         async with asyncio.timeout(_PATIENCE_SECONDS):
             while len(inbox.messages) == before:
@@ -88,8 +91,8 @@ class TransportSuite:
         sender.send(group, [marker])
         while marker not in await inbox.wait_for(len(inbox.messages) + (marker not in inbox.messages)):
             pass
-        inbox.messages.clear()
-        inbox.batches = 0
+        seen, inbox.messages, inbox.batches = inbox.messages, [], 0
+        return seen
 
     async def pair(self) -> tuple[Any, Any, Inbox, Inbox]:
         """Members 1 and 2, connected both ways, and what they receive."""
@@ -167,9 +170,12 @@ class TransportSuite:
 
     async def test_unknown_members_and_groups_are_dropped_without_error(self) -> None:
         one, two, _, inbox = await self.pair()
-        one.send(GROUP, [probe(1, 99, 1), probe(1, 1, 2), probe(1, 2, 3)])
+        other = Inbox()
+        two.register(55, other)
         one.send(55, [probe(1, 2, 4)])
+        one.send(GROUP, [probe(1, 99, 1), probe(1, 1, 2), probe(1, 2, 3)])
         _equal(await inbox.wait_for(1), [probe(1, 2, 3)])
+        _equal(other.messages, [])
         await _close(one, two)
 
     async def test_unregistered_groups_receive_nothing_more(self) -> None:
@@ -189,7 +195,8 @@ class TransportSuite:
         one.set_members(GROUP, [])
         one.send(GROUP, [probe(1, 2, 1)])
         one.set_members(GROUP, [self.member(two, 2)])
-        await self.connected(one, inbox, 1, 2)
+        if probe(1, 2, 1) in await self.connected(one, inbox, 1, 2):
+            raise AssertionError("a message was sent to a member that had been removed")
         await _close(one, two)
 
     async def test_other_clusters_cannot_be_reached(self) -> None:
