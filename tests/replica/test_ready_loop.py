@@ -284,8 +284,9 @@ class TestFailure:
             sent += await bench.durable()
         bench.sent.clear()
         await asyncio.sleep(30)
-        bench.ready_loop.schedule()
         await asyncio.sleep(30)
+        bench.ready_loop.schedule()
+        await asyncio.sleep(1)
         assert sent == []
         assert bench.sent == []
         assert bench.applied == applied
@@ -303,9 +304,10 @@ class TestFailure:
 
     async def test_of_the_state_machine(self) -> None:
         bench = Bench()
-        bench.trouble = MemoryError()
-        await bench.receive(append(2, commit=2))
+        await bench.receive(append(2))
         await bench.durable()
+        bench.trouble = MemoryError()
+        await bench.receive(append(previous=(2, 2), commit=2, round=2))
         assert bench.failures == [bench.trouble]
         await self.silence(bench)
 
