@@ -14,13 +14,14 @@ import argparse
 import asyncio
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
+
 from oarlock.bench import Load, Operation, run_load
 from oarlock.bench.failover import leader_endpoint
 from oarlock.server.processes import ProcessCluster
@@ -35,77 +36,86 @@ def cpu_seconds(pid: int) -> float:
 
 
 def layer_of(stack: str) -> str:
-    """The innermost frame of ours: `package/module.py`."""
+    """The innermost frame of ours, as a file; what no frame of ours is on belongs to the event loop."""
     for frame in reversed(stack.split(";")):
-        _, found, path = frame.partition("oarlock/")
+        _, found, path = frame.partition("(oarlock/")
         if found:
             return path.split(":")[0].rstrip(")")
-    return "event loop and threads"
+    return "the event loop, waiting"
 
 
-def collapse(raw: Path) -> Counter[str]:
+def function_of(stack: str) -> str:
+    """The innermost frame."""
+    return stack.rpartition(";")[2].rpartition(":")[0]
+
+
+def samples_of(file: Path, name_of: Callable[[str], str]) -> Counter[str]:
     samples: Counter[str] = Counter()
-    for line in raw.read_text().splitlines():
+    for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")
-        samples[layer_of(stack)] += int(count)
+        samples[name_of(stack)] += int(count)
     return samples
 
 
-async def main() -> None:
+async def sample(py_spy: str, pid: int, seconds: int, file: Path) -> None:
+    """Record where a process is, a hundred times a second, without stopping it."""
+    spy = await asyncio.create_subprocess_exec(
+        *(py_spy, "record", "--pid", str(pid), "--format", "raw", "--output", str(file)),
+        *("--rate", "100", "--duration", str(seconds), "--nonblocking"),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await spy.wait()
+
+
+async def profile(directory: Path, seconds: int, py_spy: str, name_of: Callable[[str], str]) -> None:
+    async with ProcessCluster(directory) as cluster:
+        leader = await leader_endpoint(cluster.endpoints)
+        load = Load(
+            operation=Operation.PUT,
+            endpoints=(leader,),
+            clients=1000,
+            connections=100,
+            seconds=seconds + 3,
+            warmup_seconds=1.0,
+            value_size=256,
+        )
+        running = asyncio.create_task(run_load(load))
+        await asyncio.sleep(2.0)
+        began = {pid: cpu_seconds(pid) for pid in [os.getpid(), *(member.pid for member in cluster.members)]}
+        await asyncio.gather(
+            asyncio.sleep(seconds),
+            *(
+                sample(py_spy, member.pid, seconds, directory / f"{member.name}.raw")
+                for member in cluster.members
+            ),
+        )
+        used = {pid: cpu_seconds(pid) - before for pid, before in began.items()}
+        report = await running
+        puts_per_second = report.answered / report.seconds
+        per_put = {pid: cpu / seconds / puts_per_second * 1e6 for pid, cpu in used.items()}
+        print(f"{puts_per_second:,.0f} puts/s; CPU per put in microseconds")
+        print(f"\nload generator: {per_put[os.getpid()]:.1f}")
+        for member in cluster.members:
+            role = "leader" if member.endpoint == leader else "follower"
+            samples = samples_of(directory / f"{member.name}.raw", name_of)
+            print(f"\n{member.name}, {role}: {per_put[member.pid]:.1f}")
+            for name, count in samples.most_common(30):
+                print(f"  {per_put[member.pid] * count / samples.total():6.2f}  {name}")
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--py-spy", default=shutil.which("py-spy") or "py-spy")
+    parser.add_argument("--seconds", type=int, default=6, help="how long to sample")
     parser.add_argument("--functions", action="store_true", help="by function instead of by file")
     arguments = parser.parse_args()
-    if arguments.functions:
-        globals()["layer_of"] = lambda stack: stack.split(";")[-1]
+    py_spy = shutil.which("py-spy")
+    if py_spy is None:
+        sys.exit("profile_put.py needs py-spy on the PATH: pip install py-spy")
+    name_of = function_of if arguments.functions else layer_of
     with tempfile.TemporaryDirectory() as directory:
-        async with ProcessCluster(Path(directory)) as cluster:
-            leader = await leader_endpoint(cluster.endpoints)
-            load = Load(
-                operation=Operation.PUT,
-                endpoints=(leader,),
-                clients=1000,
-                connections=100,
-                seconds=arguments.seconds + 2,
-                warmup_seconds=1.0,
-                value_size=256,
-            )
-            running = asyncio.create_task(run_load(load))
-            await asyncio.sleep(2.0)
-            before = {member.pid: cpu_seconds(member.pid) for member in cluster.members}
-            own = cpu_seconds(os.getpid())
-            spies = [
-                subprocess.Popen(
-                    [
-                        *(arguments.py_spy, "record", "--pid", str(member.pid), "--format", "raw"),
-                        *("--rate", "100", "--duration", str(int(arguments.seconds))),
-                        *("--output", str(Path(directory, f"{member.name}.raw")), "--nonblocking"),
-                    ],
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                for member in cluster.members
-            ]
-            report = await running
-            for spy in spies:
-                spy.wait()
-            puts = report.answered + 1e-9
-            print(
-                f"{report.answered} puts in {report.seconds:.1f} s: {puts / report.seconds:,.0f}/s",
-                flush=True,
-            )
-            scale = 1e6 / (puts / report.seconds * (arguments.seconds))
-            print(f"load generator: {(cpu_seconds(os.getpid()) - own) * scale:.1f} us of CPU per put")
-            for member in cluster.members:
-                used = (cpu_seconds(member.pid) - before[member.pid]) * scale
-                role = "leader" if member.endpoint == leader else "follower"
-                samples = collapse(Path(directory, f"{member.name}.raw"))
-                total = sum(samples.values()) or 1
-                print(f"\n{member.name}, {role}: {used:.1f} us of CPU per put")
-                for name, count in samples.most_common(24):
-                    print(f"  {used * count / total:6.2f}  {name}")
+        uvloop.run(profile(Path(directory), arguments.seconds, py_spy, name_of))
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(main()))
+    main()
