@@ -51,7 +51,7 @@ async def test_nghttp_gets_an_answer_and_sees_a_correct_peer() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [["-w", "1", "-W", "1"], ["-w", "30", "-W", "30"], ["-b", "255"], ["-w", "16", "-b", "100"]]
+    "options", [["-w", "10", "-W", "10"], ["-w", "30", "-W", "30"], ["-b", "255"], ["-w", "16", "-b", "100"]]
 )
 async def test_nghttp_gets_a_large_body_whatever_its_windows(options: list[str]) -> None:
     output = await nghttp("nghttp", *(["-nsv", *options]), path="/big")
