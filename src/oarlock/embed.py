@@ -124,6 +124,8 @@ class Replica(Requests[M]):
         request_timeout: float = 5.0,
         limits: RuntimeLimits | None = None,
     ) -> None:
+        if not request_timeout > 0:
+            raise UsageError(f"request_timeout must be a positive number of seconds, not {request_timeout}")
         super().__init__(self, request_timeout)
         self.machine = machine
         self._adapter = MachineAdapter(machine)
