@@ -2,7 +2,7 @@
 
 On a failure the seed is in the message. To watch it happen::
 
-    python -c "from raft.schedules import run_schedule; run_schedule(1234, log=print)"      # in tests/
+    python -c "from tests.raft.schedules import run_schedule; run_schedule(1234, log=print)"
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def test_every_profile_is_drawn() -> None:
 
 DIGEST = """
 import hashlib
-from raft.schedules import run_schedule
+from tests.raft.schedules import run_schedule
 digest = hashlib.sha256()
 for seed in (0, 1, 4, 5):
     run_schedule(seed, log=lambda line: digest.update(line.encode()))
@@ -94,11 +94,11 @@ print(digest.hexdigest())
 
 def test_equal_seeds_give_equal_runs_whatever_the_hash_seed() -> None:
     """Every message, transition and crash, in two processes whose sets and dictionaries hash differently."""
-    tests = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     digests = []
     for hash_seed in ("1", "4242"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        environment["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent / "src")])
+        environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "src")])
         done = subprocess.run(
             [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
         )
