@@ -97,7 +97,8 @@ class _Run:
         self.make = make
         self.left = load.total or (1 << 62)
         self.in_flight = 0
-        self.measuring = load.warmup_seconds <= 0
+        self.measure_from = float("inf") if load.warmup_seconds > 0 else 0.0
+        """Requests that are sent from this moment on count."""
         self.stopping = False
         self.samples: list[float] = []
         self.errors: Counter[str] = Counter()
@@ -123,10 +124,10 @@ class _Client:
         if run.stopping or run.left <= 0:
             run.check_finished()
             return
-        if run.measuring:
-            run.left -= 1
         run.in_flight += 1
         self.started = time.perf_counter()
+        if self.started >= run.measure_from:
+            run.left -= 1
         self.call(run.method, run.make(), self.done)
 
     def done(self, reply: bytes | None, error: RpcError | None) -> None:
@@ -136,7 +137,7 @@ class _Client:
             run.errors[str(error)] += 1
             asyncio.get_running_loop().call_later(ERROR_PAUSE, self.send)
             return
-        if run.measuring:
+        if self.started >= run.measure_from:
             run.samples.append(time.perf_counter() - self.started)
         self.send()
 
@@ -184,9 +185,9 @@ async def _drive(
         _Client(run, channels[number % len(channels)]).send()
     if load.warmup_seconds > 0:
         await asyncio.sleep(load.warmup_seconds)
-        run.measuring = True
         run.errors.clear()
     started, cpu = time.perf_counter(), time.process_time()
+    run.measure_from = min(run.measure_from, started)
     end = started + load.seconds if load.seconds > 0 else float("inf")
     while not run.finished.is_set() and (now := time.perf_counter()) < end:
         if progress is not None:
