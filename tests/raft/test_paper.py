@@ -271,6 +271,16 @@ def test_a_voter_alone_elects_itself_at_once_but_not_before_its_vote_is_durable(
     assert raft.commit_index == 2
 
 
+def test_f2_followers_a_live_leader_keeps_them_from_elections() -> None:
+    raft = core(term=2)
+    for beat in range(1, 30):
+        now = beat * 0.2
+        raft.step(AppendEntries(2, 2, 1, 1, 1, 1, (), beat), now)
+        assert now + 1.0 <= raft.deadline < now + 2.0
+        raft.timeout(now)
+    assert raft.role is Role.FOLLOWER
+
+
 # ── F2: AppendEntries; 3.5: replication ───────────────────────────────────────────────────────────
 
 
@@ -488,6 +498,15 @@ def test_a_forwarded_batch_of_an_earlier_term_is_refused_by_the_leader_of_the_ne
     assert raft.log.last_index == 2
 
 
+def test_a_forwarded_batch_that_is_refused_as_busy_is_certainly_not_appended() -> None:
+    raft = elected(uncommitted_bytes_max=10)
+    raft.propose([b"x" * 50], raft.now)
+    sent(raft)
+    raft.step(Propose(2, 3, 1, 7, (b"y",)), raft.now)
+    assert sent(raft) == [ProposeReply(2, 1, 3, 7, busy=True)]
+    assert raft.log.last_index == 3
+
+
 def test_10_2_2_a_message_carries_as_much_as_fits_and_one_entry_at_least() -> None:
     raft = elected(append_bytes_max=10)
     sent(raft)
@@ -580,6 +599,19 @@ def test_6_4_a_read_is_confirmed_by_a_round_that_began_after_it() -> None:
     raft.step(AppendEntriesReply(2, 2, 1, True, 2, 1), raft.now)  # the echo of an earlier round
     assert reads(raft) == []
     raft.step(AppendEntriesReply(2, 2, 1, True, 2, 2), raft.now)
+    assert reads(raft) == [(7, 2)]
+
+
+def test_6_4_a_read_is_confirmed_by_a_majority_and_not_by_one() -> None:
+    raft = elected(size=5)
+    sent(raft)
+    for peer in (2, 3):
+        raft.step(AppendEntriesReply(2, peer, 1, True, 2, 1), raft.now)
+    raft.read(7, raft.now)
+    sent(raft)
+    raft.step(AppendEntriesReply(2, 2, 1, True, 2, 2), raft.now)
+    assert reads(raft) == []
+    raft.step(AppendEntriesReply(2, 3, 1, True, 2, 2), raft.now)
     assert reads(raft) == [(7, 2)]
 
 
