@@ -16,7 +16,7 @@ import pytest
 
 from oarlock.errors import CorruptLog
 from oarlock.raft.types import HardState
-from oarlock.storage import MemoryFiles
+from oarlock.storage import DiskStorage, LoopWorker, MemoryFiles
 from oarlock.storage.record import MAGIC
 from oarlock.testing.storage_suite import make_entries
 
@@ -248,7 +248,7 @@ def test_cutting_below_the_commit_index_is_refused() -> None:
     second = find_records(bytes(data))[1]
     data[second + 70] ^= 1
     files.overwrite(path, bytes(data))
-    with pytest.raises(CorruptLog, match="up to 4 are known to be committed"):
+    with pytest.raises(CorruptLog, match="up to 4 are known to be durable"):
         open_storage(files, 4096).load()
 
 
@@ -265,3 +265,21 @@ def test_large_torn_write_is_zeroed_to_its_end() -> None:
     assert loaded(open_storage(files, 4 << 20)) == states(batches)[1]
     files.crash()
     assert files.contents(path)[second:] == bytes(len(data) - second)
+
+
+def test_cutting_below_what_the_state_machine_has_applied_is_refused() -> None:
+    """The last record, damaged after the process was killed, would pass for torn; its entries were used."""
+    files = MemoryFiles()
+    batches = [(None, make_entries(1, 3)), (None, make_entries(4, 5))]
+    run_log(files, batches, close=False, segment_bytes=4096)
+    path = WAL / "00000000000000000001.log"
+    data = bytearray(files.contents(path))
+    second = find_records(bytes(data))[1]
+    data[second + 70] ^= 1
+    files.overwrite(path, bytes(data))
+    with pytest.raises(CorruptLog, match="up to 5 are known to be durable") as caught:
+        DiskStorage(WAL, files=files, worker=LoopWorker(), durable_index=5).load()
+    assert caught.value.offset == second
+    assert files.contents(path) == bytes(data)
+    storage = DiskStorage(WAL, files=files, worker=LoopWorker(), durable_index=3, segment_bytes=4096)
+    assert loaded(storage) == states(batches)[1]

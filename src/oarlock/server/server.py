@@ -153,7 +153,7 @@ class Server:
                 heartbeat_interval=settings.heartbeat_interval,
             ),
             initial=self.configuration,
-            storage=DiskStorage(data_dir.wal_dir),
+            storage=DiskStorage(data_dir.wal_dir, durable_index=store.applied_index),
             transport=transport,
         )
         replica.cluster_id = self.cluster_id

@@ -41,6 +41,8 @@ class DiskStorage:
 
     Args:
         directory: made if it does not exist. One process at a time: `DataDir` holds the lock.
+        durable_index: entries up to here are known to have been stored, because the state machine has applied
+            them: a log that ends before it is corrupt, not torn.
         segment_bytes: size of new segments; larger only for a batch that needs it.
         files: the file system.
         worker: where writing and syncing happens.
@@ -51,12 +53,14 @@ class DiskStorage:
         self,
         directory: Path,
         *,
+        durable_index: int = 0,
         segment_bytes: int = SEGMENT_BYTES,
         files: Files | None = None,
         worker: Worker[Append] | None = None,
         random: Random | None = None,
     ) -> None:
         self._directory = directory
+        self._durable_index = durable_index
         self._segment_bytes = segment_bytes
         self._files: Files = RealFiles() if files is None else files
         self._worker: Worker[Append] = ThreadWorker() if worker is None else worker
@@ -79,7 +83,7 @@ class DiskStorage:
         try:
             self._files.make_dir(self._directory)
             self._files.sync_dir(self._directory.parent)
-            log, tail = recover(self._files, self._directory)
+            log, tail = recover(self._files, self._directory, self._durable_index)
             self._writer = LogWriter(
                 self._files, self._directory, self._segment_bytes, log, tail, self._random
             )

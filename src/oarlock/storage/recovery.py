@@ -11,7 +11,7 @@ The writer syncs each record before it writes the next. Three rules follow, and 
 
 A file shorter than it was made is corruption too: its size was durable before its first record, and a torn
 write does not take it back. One more check covers what the rules leave: cutting must not remove an entry that
-an intact record says is committed.
+an intact record says is committed, or that the state machine has applied.
 
 What cannot be told apart: bit rot in the very last record of a log that was not closed, and a torn write.
 """
@@ -70,10 +70,11 @@ class Tail:
     offset: int
 
 
-def recover(files: Files, directory: Path) -> tuple[Log, Tail | None]:
+def recover(files: Files, directory: Path, durable_index: int = 0) -> tuple[Log, Tail | None]:
     """Read every segment in ``directory``, repair a torn tail, and return what is stored.
 
-    The tail is None if there is no segment yet.
+    The tail is None if there is no segment yet. Entries up to ``durable_index`` are known, from elsewhere, to
+    have been durable: losing one of them is corruption.
 
     Raises:
         CorruptLog: see above. Nothing was changed.
@@ -94,7 +95,7 @@ def recover(files: Files, directory: Path) -> tuple[Log, Tail | None]:
             _check_place(header, path, len(data), log, tail, broken)
             offset, broken = _read_segment(data, header, path, log)
             if path is paths[-1]:
-                _cut(file, data, header, path, offset, broken, log)
+                _cut(file, data, header, path, offset, broken, log, durable_index)
         except BaseException:
             file.close()
             raise
@@ -190,6 +191,7 @@ def _cut(
     offset: int,
     broken: str,
     log: Log,
+    durable_index: int,
 ) -> None:
     """Make the last segment end at ``offset``: refuse if that is corruption, overwrite a torn write."""
     behind = find_header(data, offset + ALIGNMENT, header.salt)
@@ -197,10 +199,8 @@ def _cut(
         raise CorruptLog(path, offset, f"{broken}, with a valid record behind it at {behind}")
     garbage = _end_of_data(data, offset) - offset
     if garbage:
-        if log.commit_index > len(log.entries):
-            raise CorruptLog(
-                path, offset, f"{broken}, and entries up to {log.commit_index} are known to be committed"
-            )
+        if (known := max(log.commit_index, durable_index)) > len(log.entries):
+            raise CorruptLog(path, offset, f"{broken}, and entries up to {known} are known to be durable")
         _logger.warning(
             "%s: torn write at offset %d (%s): %d bytes cut; nobody was told that they were stored",
             path,
