@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -46,12 +47,29 @@ def duration_option(name: str, default: str, help: str) -> Callable[[Command], C
 
 
 def run_async(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run to the end on uvloop, or on asyncio's own loop where there is none (Windows)."""
+    """Run to the end, on uvloop, or on asyncio's own loop where there is none (Windows).
+
+    SIGTERM and SIGHUP cancel it, as Ctrl-C does: what it started is cleaned up, then `KeyboardInterrupt`
+    is raised.
+    """
     import asyncio
 
     try:
         import uvloop
+
+        factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
-        return asyncio.run(main)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        factory = None
+
+    async def cancellable() -> Result:
+        task = asyncio.current_task()
+        if task is not None and hasattr(signal, "SIGHUP"):
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await main
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        try:
+            return runner.run(cancellable())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None

@@ -33,7 +33,7 @@ async def _stay(directory: Path) -> int:
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     async with ProcessCluster(directory) as cluster:
         endpoints = ",".join(cluster.endpoints)
