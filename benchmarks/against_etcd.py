@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
+
 from oarlock.bench import Load, Operation, Report, fill, run_load
 from oarlock.bench.failover import leader_endpoint, measure_failover
 from oarlock.errors import OarlockError
@@ -43,6 +44,8 @@ class Row:
     """From the design's performance budget, as a ratio to etcd."""
     load: Callable[[tuple[str, ...], float], Load] | None
     figure: Callable[[Report], float]
+    everywhere: bool = False
+    """Connections to all members in turn, instead of to the leader alone."""
 
 
 def puts(clients: int, connections: int) -> Callable[[tuple[str, ...], float], Load]:
@@ -73,6 +76,7 @@ def ranges(clients: int, connections: int) -> Callable[[tuple[str, ...], float],
 
 ROWS = (
     Row("puts, 1,000 clients on 100 connections", "/s", "≥ 2.0", puts(1000, 100), lambda r: r.per_second),
+    Row("the same, over all members", "/s", "", puts(1000, 100), lambda r: r.per_second, everywhere=True),
     Row("puts, 100 clients on 10 connections", "/s", "≥ 2.0", puts(100, 10), lambda r: r.per_second),
     Row("put latency, one client", "ms", "≤ 0.67", puts(1, 1), lambda r: r.latency.p50 * 1000),
     Row("linearizable range, 1,000 clients", "/s", "≥ 2.0", ranges(1000, 100), lambda r: r.per_second),
@@ -93,12 +97,12 @@ async def measure(program: tuple[str, ...], seconds: float, directory: Path, fai
     figures = []
     async with ProcessCluster(directory, program=program) as cluster:
         leader = await leader_endpoint(cluster.endpoints)
-        # The leader first, as etcd's own benchmark does it with --target-leader: no forwarding in the way.
-        endpoints = (leader,)
-        await fill(endpoints, 1000, 8, VALUE_SIZE)
+        await fill([leader], 1000, 8, VALUE_SIZE)
         for row in ROWS:
             if row.load is None:
                 continue
+            # To the leader alone, as etcd's own benchmark does it with --target-leader.
+            endpoints = tuple(cluster.endpoints) if row.everywhere else (leader,)
             report = await run_load(row.load(endpoints, seconds))
             if report.failed:
                 print(f"    {report.failed} requests failed: {report.errors}", file=sys.stderr)
@@ -115,9 +119,11 @@ async def measure(program: tuple[str, ...], seconds: float, directory: Path, fai
     return figures
 
 
-async def compare(
-    rounds: int, seconds: float, failovers: int, directory: Path
-) -> dict[str, list[list[float]]]:
+Results = dict[str, list[list[float]]]
+"""Program → a list of figures, one per row, for each turn."""
+
+
+async def compare(rounds: int, seconds: float, failovers: int, directory: Path) -> Results:
     programs = {"oarlock": OARLOCK, "etcd": (etcd_binary(), "--log-level", "error")}
     results: Results = {name: [] for name in programs}
     for number in range(1, rounds + 1):
