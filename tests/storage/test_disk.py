@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 from oarlock.errors import DataDirError, DiskFailure, InvariantViolated
 from oarlock.raft.types import HardState
-from oarlock.storage import DiskStorage, RealFiles
+from oarlock.storage import DiskStorage, MemoryFiles, RealFiles
 from oarlock.storage.disk import Append, merge
 from oarlock.storage.files import RealFile
 from oarlock.testing.storage_suite import make_entries, store
+
+from .helpers import open_storage
 
 
 class SlowFile(RealFile):
@@ -140,6 +143,20 @@ def test_loop_that_is_closed_does_not_trouble_the_thread(tmp_path: Path) -> None
     storage._worker._queue.put(None)  # type: ignore[attr-defined]
     thread.join(20)
     assert not thread.is_alive()
+
+
+async def test_failure_to_make_the_segment_for_the_closing_record_is_reported_as_what_it_is() -> None:
+    def fail(operation: str, path: Path) -> None:
+        if operation == "sync_dir":
+            raise OSError(errno.EIO, "injected")
+
+    files = MemoryFiles()
+    storage = open_storage(files, segment_bytes=256)
+    storage.load()
+    await store(storage, None, make_entries(1, 3))
+    files.before = fail
+    with pytest.raises(DiskFailure, match="injected"):
+        await storage.close()
 
 
 @pytest.mark.parametrize(

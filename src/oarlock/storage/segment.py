@@ -123,9 +123,10 @@ class SegmentMaker:
             file.preallocate(header.size)
         file.pwrite(encode_segment_header(header), 0)
         file.fdatasync()
+        # From here on it is a segment: whatever fails now, `close` must not look for it.
+        self._file = None
         self._files.rename(self._directory / PREPARED_NAME, self._directory / segment_name(header.number))
         self._files.sync_dir(self._directory)
-        self._file = None
         return file
 
     def close(self) -> None:
