@@ -153,7 +153,7 @@ async def test_failure_to_make_the_segment_for_the_closing_record_is_reported_as
     files = MemoryFiles()
     storage = open_storage(files, segment_bytes=256)
     storage.load()
-    await store(storage, None, make_entries(1, 3))
+    await store(storage, None, make_entries(1, 1, data=bytes(100)))
     files.before = fail
     with pytest.raises(DiskFailure, match="injected"):
         await storage.close()
