@@ -237,7 +237,7 @@ async def test_a_message_that_no_correct_member_sends_is_dropped_and_the_rest_is
     assert "no correct member sends" in caplog.text
 
 
-async def test_a_refused_batch_is_answered_or_sent_again() -> None:
+async def test_a_refused_batch_is_answered_or_sent_again_in_a_later_term() -> None:
     bench = Bench()
     await bench.receive(append(2))
     await bench.durable()
@@ -247,14 +247,16 @@ async def test_a_refused_batch_is_answered_or_sent_again() -> None:
     bench.ready_loop.schedule()
     [first] = await bench.run()
     assert isinstance(first, Propose)
-    [again] = await bench.receive(ProposeReply(2, LEADER, US, first.batch))
-    assert isinstance(again, Propose)
+    assert await bench.receive(ProposeReply(2, LEADER, US, first.batch)) == []
+    await bench.receive(AppendEntries(3, OTHER, US, 2, 2, 1, (), 1))
+    again = next(message for message in await bench.durable() if isinstance(message, Propose))
+    assert (again.term, again.to) == (3, OTHER)
     assert again.commands == first.commands
-    assert await bench.receive(ProposeReply(2, LEADER, US, again.batch, busy=True)) == []
+    assert await bench.receive(ProposeReply(3, OTHER, US, again.batch, busy=True)) == []
     assert [type(error) for error in errors] == [Busy]
 
 
-async def test_a_rejected_read_is_asked_for_again_at_once() -> None:
+async def test_a_read_that_the_leader_cannot_confirm_is_asked_of_the_next_leader_at_once() -> None:
     bench = Bench()
     await bench.receive(append(2))
     await bench.durable()
@@ -263,11 +265,13 @@ async def test_a_rejected_read_is_asked_for_again_at_once() -> None:
     bench.ready_loop.schedule()
     [first] = await bench.run()
     assert isinstance(first, ReadIndex)
-    [again] = await bench.receive(ReadIndexReply(2, LEADER, US, first.context, 0))
-    assert isinstance(again, ReadIndex)
-    await bench.receive(ReadIndexReply(2, LEADER, US, again.context, 2))
+    assert await bench.receive(ReadIndexReply(2, LEADER, US, first.context, 0)) == []
+    await bench.receive(AppendEntries(3, OTHER, US, 2, 2, 1, (), 1))
+    again = next(message for message in await bench.durable() if isinstance(message, ReadIndex))
+    assert (again.term, again.to) == (3, OTHER)
+    await bench.receive(ReadIndexReply(3, OTHER, US, again.context, 2))
     assert answers == []
-    await bench.receive(append(previous=(2, 2), commit=2, round=2))
+    await bench.receive(AppendEntries(3, OTHER, US, 2, 2, 2, (), 2))
     assert answers == [None]
 
 

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 
-from oarlock.errors import Busy, DataDirError, DiskFailure, RequestTimeout, Stopped, UsageError
+from oarlock.errors import (
+    Busy,
+    DataDirError,
+    DiskFailure,
+    InvariantViolated,
+    RequestTimeout,
+    Stopped,
+    UsageError,
+    invariant,
+)
 from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, HardState, Message
-from oarlock.raft.messages import Propose
+from oarlock.raft.messages import Propose, ReadIndex
 from oarlock.replica import Runtime, RuntimeLimits
 from oarlock.storage import MemoryStorage
 from oarlock.transport import ChannelNetwork
@@ -130,6 +139,34 @@ async def test_a_lost_batch_leaves_its_caller_in_doubt() -> None:
         assert error.value.outcome_unknown is True
         leader.transport.lose = lambda message: False
         assert await follower.runtime.submit(b"next") == 1
+
+
+async def test_a_leader_that_stepped_down_is_not_asked_again_and_again() -> None:
+    """Its last follower believes in it for a while. Requests once went to and fro, as fast as they could."""
+    async with Cluster(size=5) as cluster:
+        leader, follower = await cluster.leader(), await cluster.follower()
+        stranded = {leader.id, follower.id}
+        for node in cluster.nodes.values():
+            node.transport.cut = lambda sender, to: (sender in stranded) != (to in stranded)
+        while leader.id in cluster.leaders():
+            await asyncio.sleep(0.001)
+        assert follower.runtime.leader_id == leader.id
+        asked: list[Message] = []
+
+        def watch(message: Message) -> bool:
+            if isinstance(message, Propose | ReadIndex):
+                asked.append(message)
+            return len(asked) > 100
+
+        leader.transport.lose = watch
+        writing = asyncio.ensure_future(follower.runtime.submit(b"x", timeout=60))
+        reading = asyncio.ensure_future(follower.runtime.barrier(timeout=60))
+        while follower.runtime.leader_id == leader.id:
+            await asyncio.sleep(0.001)
+        assert len(asked) == 2
+        stranded.clear()
+        assert await writing == 1
+        await reading
 
 
 async def test_a_read_needs_a_majority_and_time_runs_out_without_one() -> None:
@@ -297,6 +334,38 @@ async def test_a_caller_that_goes_away_disturbs_nobody() -> None:
             task.cancel()
         assert await leader.runtime.submit(b"stays") == 4
         await leader.runtime.barrier()
+
+
+async def test_a_callback_that_raises_is_reported_and_disturbs_nobody() -> None:
+    """It once stopped the member, and whoever was answered after it got Stopped for an applied command."""
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+        reported: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+        def careless(*_: object) -> None:
+            raise LookupError("the caller's own mistake")
+
+        leader.runtime.propose(b"x", careless)
+        leader.runtime.read_barrier(careless)
+        others = (leader.runtime.submit(b"y"), leader.runtime.submit(b"z"), leader.runtime.barrier())
+        assert await asyncio.gather(*others) == [2, 3, None]
+        leader.runtime.propose(b"x", careless, timeout=0)
+        await asyncio.sleep(1)
+        assert await leader.runtime.submit(b"z") == len(leader.machine.commands)
+        assert [type(context["exception"]) for context in reported] == [LookupError] * 3
+        assert not leader.runtime.failed.done()
+
+
+async def test_a_callback_that_finds_an_invariant_violated_stops_the_member() -> None:
+    async with Cluster() as cluster:
+        leader = await cluster.leader()
+
+        def alarm(*_: object) -> None:
+            invariant(False, "found by a callback")
+
+        leader.runtime.propose(b"x", alarm)
+        assert isinstance(await leader.runtime.failed, InvariantViolated)
 
 
 async def test_an_idle_cluster_keeps_its_leader_and_an_idle_follower_stores_nothing() -> None:

@@ -6,6 +6,8 @@ import asyncio
 import math
 from collections.abc import Callable
 
+from oarlock.errors import InvariantViolated
+
 
 class Expiry:
     """Calls `sweep` when the earliest known deadline has passed.
@@ -39,3 +41,16 @@ class Expiry:
         self._timer = None
         self._due = math.inf
         self.watch(self._sweep(asyncio.get_running_loop().time()))
+
+
+def report(error: Exception) -> None:
+    """A caller's callback raised: its own trouble. The member goes on, and so do the other callers.
+
+    Raises:
+        InvariantViolated: that is what it raised, and nothing may go on.
+    """
+    if isinstance(error, InvariantViolated):
+        raise error
+    asyncio.get_running_loop().call_exception_handler(
+        {"message": "a request's callback raised", "exception": error}
+    )

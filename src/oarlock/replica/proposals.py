@@ -5,6 +5,7 @@ The life of one proposal::
     QUEUED ──▶ SENT in term t ──▶ applied here: the caller gets the result
       ▲            │
       └────────────┘  refused by the receiver, or an entry of a term after t is applied here first
+                      (sent again in a term after t only)
 
 A proposal travels with a tag: which process proposed it (random, new at every start) and a number. The member
 that proposed it recognises the tag when it applies the entry, whoever led.
@@ -25,13 +26,15 @@ from typing import Any
 from oarlock.errors import Busy, NotLeader, RequestTimeout, Stopped, UsageError
 from oarlock.machine import Command
 from oarlock.raft import Entry, Raft
-from oarlock.raft.types import EntryKind, Term
-from oarlock.replica.expiry import Expiry
+from oarlock.raft.types import NOBODY, EntryKind, Term
+from oarlock.replica.expiry import Expiry, report
 
 OnDone = Callable[[Any, BaseException | None], None]
 
 _TAG = struct.Struct(">QQ")
 _QUEUED: Term = 0
+_BATCHES_MAX = 1024
+"""Forwarded batches that are remembered. A refusal of an older one leaves its callers in doubt."""
 
 
 class _Proposal:
@@ -79,6 +82,9 @@ class Proposals:
         self._batches: dict[int, tuple[int, ...]] = {}
         """What was forwarded in which batch, in case it is refused."""
         self._applied_term: Term = 0
+        self._refused_in: Term = 0
+        """The latest term in which a batch was refused. Whoever refuses a batch of its own term has ceased to
+        lead, and nobody else ever leads that term: sending again has to wait for a later one."""
         self._expiry = Expiry(self._expire)
 
     def __len__(self) -> int:
@@ -112,7 +118,7 @@ class Proposals:
 
     def send(self, raft: Raft, now: float) -> None:
         """Hand what is queued to the leader: us, or another. Without one it stays queued."""
-        while self._queue:
+        while self._queue and raft.leader_id != NOBODY and raft.term > self._refused_in:
             numbers, commands = self._next_batch()
             if not numbers:
                 return
@@ -146,6 +152,7 @@ class Proposals:
             if busy:
                 self._finish(number, None, Busy("the leader has too much uncommitted: retry later"))
             else:
+                self._refused_in = max(self._refused_in, proposal.sent_in)
                 proposal.sent_in = _QUEUED
                 self._queue.appendleft(number)
 
@@ -208,10 +215,12 @@ class Proposals:
 
     def _remember_batch(self, batch: int, numbers: tuple[int, ...]) -> None:
         self._batches[batch] = numbers
-        # Refusals come soon or never: drop the oldest batches once all of their proposals are answered.
+        # Refusals come soon or never: drop the oldest batches once all of their proposals are answered, or when
+        # there are too many, for one that was lost may have callers who wait for hours.
         while self._batches:
             oldest = next(iter(self._batches))
-            if any(number in self._waiting for number in self._batches[oldest]):
+            unanswered = any(number in self._waiting for number in self._batches[oldest])
+            if unanswered and len(self._batches) <= _BATCHES_MAX:
                 break
             del self._batches[oldest]
 
@@ -223,10 +232,15 @@ class Proposals:
                 self._finish(number, None, RequestTimeout(proposal.timeout, outcome_unknown=in_doubt))
             else:
                 earliest = min(earliest, proposal.deadline)
+        # Without a leader nobody else takes them out.
+        self._queue = deque(number for number in self._queue if number in self._waiting)
         return earliest
 
     def _finish(self, number: int, result: Any, error: BaseException | None) -> None:
         proposal = self._waiting.pop(number, None)
         if proposal is not None:
             self._bytes -= len(proposal.data)
-            proposal.on_done(result, error)
+            try:
+                proposal.on_done(result, error)
+            except Exception as raised:
+                report(raised)

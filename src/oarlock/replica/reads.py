@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from oarlock.errors import Busy, NotLeader, RequestTimeout, Stopped
 from oarlock.raft import Index, Raft
-from oarlock.replica.expiry import Expiry
+from oarlock.replica.expiry import Expiry, report
 
 OnReady = Callable[[BaseException | None], None]
 
@@ -28,7 +28,10 @@ class _Waiter:
     def finish(self, error: BaseException | None) -> None:
         if not self.done:
             self.done = True
-            self.on_ready(error)
+            try:
+                self.on_ready(error)
+            except Exception as raised:
+                report(raised)
 
 
 class Reads:
@@ -129,6 +132,11 @@ class Reads:
             else:
                 earliest = min(earliest, waiter.deadline)
         self._queue = [waiter for waiter in self._queue if not waiter.done]
+        # While this member cannot apply (its disk hangs, say), new reads go on being confirmed.
+        alive = (
+            (index, [waiter for waiter in waiters if not waiter.done]) for index, waiters in self._confirmed
+        )
+        self._confirmed = [(index, waiters) for index, waiters in alive if waiters]
         self._requeue_unanswered(now)
         if self._queue or self._asked:
             earliest = min(earliest, now + self._retry_after)
