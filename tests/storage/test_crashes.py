@@ -16,7 +16,7 @@ from oarlock.raft.types import Entry, HardState
 from oarlock.storage import MemoryFiles
 from oarlock.testing.storage_suite import make_entries, store
 
-from .helpers import SAMPLE, Batch, State, loaded, open_storage, states
+from .helpers import SAMPLE, WAL, Batch, State, loaded, open_storage, run_log, states
 
 
 class PowerCut(SystemExit):
@@ -36,13 +36,13 @@ class Fuse:
             raise PowerCut
 
 
-def run_until_power_cut(files: MemoryFiles, batches: list[Batch]) -> int:
+def run_until_power_cut(files: MemoryFiles, batches: list[Batch], segment_bytes: int = 544) -> int:
     """Append one by one, close. Returns how many were acknowledged before the power went."""
     acknowledged = 0
 
     async def main() -> None:
         nonlocal acknowledged
-        storage = open_storage(files)
+        storage = open_storage(files, segment_bytes)
         storage.load()
         for hard_state, entries in batches:
             await store(storage, hard_state, entries)
@@ -94,6 +94,64 @@ def test_power_cut_during_repair_is_repaired(seed: int) -> None:
         files.before = lambda operation, path: None
         files.crash(random)
         assert fits(loaded(open_storage(files)), SAMPLE, acknowledged)
+
+
+@pytest.mark.parametrize("segment_bytes", [544, 1024])
+def test_what_a_killed_process_left_is_durable_when_the_next_one_has_loaded_it(segment_bytes: int) -> None:
+    """A kill leaves records and names in the page cache that were never synced. The next process reads them
+    like all others, and the core counts what it read as stored: so the power may go right after."""
+    fuse = Fuse(0)
+    run_until_power_cut(MemoryFiles(fuse), SAMPLE, segment_bytes)
+    for blows_at in range(1, fuse.count + 1):
+        files = MemoryFiles(Fuse(blows_at))
+        run_until_power_cut(files, SAMPLE, segment_bytes)
+        files.before = lambda operation, path: None  # killed: what was written is still there
+        found = loaded(open_storage(files, segment_bytes))
+        files.crash()
+        assert loaded(open_storage(files, segment_bytes)) == found, f"killed before operation {blows_at}"
+
+
+def test_what_is_stored_after_a_kill_is_there_after_a_power_cut() -> None:
+    fuse = Fuse(0)
+    run_until_power_cut(MemoryFiles(fuse), SAMPLE)
+    for blows_at in range(1, fuse.count + 1):
+        files = MemoryFiles(Fuse(blows_at))
+        run_until_power_cut(files, SAMPLE)
+        files.before = lambda operation, path: None
+        _, entries = loaded(open_storage(files))
+        index = len(entries) + 1
+        run_log(files, [(HardState(9, 1, 0), make_entries(index, index, term=9))], close=False)
+        files.crash()
+        hard_state, entries = loaded(open_storage(files))
+        assert (hard_state.term, len(entries)) == (9, index), f"killed before operation {blows_at}"
+
+
+@pytest.mark.parametrize("segment_bytes", [544, 4096])
+async def test_record_whose_sync_failed_does_not_count_as_stored_because_the_cache_still_has_it(
+    segment_bytes: int,
+) -> None:
+    """Linux marks pages clean when writing them back failed: they can be read, and are never written again.
+    So the next process must write what it wants to keep, or it would count on bytes that no disk has."""
+    files = MemoryFiles()
+    storage = open_storage(files, segment_bytes)
+    storage.load()
+    await store(storage, HardState(1, 1, 0), make_entries(1, 2))
+    disk = FailingDisk("fdatasync", errno.EIO)
+    disk.armed = True
+
+    def fail_writing_back(operation: str, path: Path) -> None:
+        if operation == "fdatasync":
+            files.forget_unsynced(WAL / "00000000000000000001.log")
+        disk(operation, path)
+
+    files.before = fail_writing_back
+    with pytest.raises(DiskFailure):
+        await store(storage, HardState(2, 2, 0), make_entries(3, 3, term=2))
+    await storage.close()
+    files.before = lambda operation, path: None
+    found = loaded(open_storage(files, segment_bytes))
+    files.crash()
+    assert loaded(open_storage(files, segment_bytes)) == found
 
 
 def batches_strategy() -> st.SearchStrategy[list[Batch]]:

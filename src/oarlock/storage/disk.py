@@ -83,6 +83,8 @@ class DiskStorage:
         try:
             self._files.make_dir(self._directory)
             self._files.sync_dir(self._directory.parent)
+            # A process that was killed may have left names that are not durable yet.
+            self._files.sync_dir(self._directory)
             log, tail = recover(self._files, self._directory, self._durable_index)
             self._writer = LogWriter(
                 self._files, self._directory, self._segment_bytes, log, tail, self._random

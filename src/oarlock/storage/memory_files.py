@@ -39,7 +39,8 @@ class _Inode:
         self.unsynced.append(change)
 
     def sync(self) -> None:
-        self.durable = bytearray(self.current)
+        for change in self.unsynced:
+            self.apply(change, self.durable)
         self.unsynced.clear()
 
 
@@ -153,7 +154,13 @@ class MemoryFiles:
         """Replace a file's durable contents: bit rot, or a cut."""
         inode = self._inode(path)
         inode.current[:] = data
-        inode.sync()
+        inode.durable[:] = data
+        inode.unsynced.clear()
+
+    def forget_unsynced(self, path: Path) -> None:
+        """A failed write-back as Linux has it: what was written can still be read, but is taken for clean, so
+        no later sync makes it durable."""
+        self._inode(path).unsynced.clear()
 
     def _inode(self, path: Path) -> _Inode:
         try:

@@ -93,9 +93,10 @@ def recover(files: Files, directory: Path, durable_index: int = 0) -> tuple[Log,
             data = file.read(0, file.size())
             header = decode_segment_header(data, path)
             _check_place(header, path, len(data), log, tail, broken)
-            offset, broken = _read_segment(data, header, path, log)
+            last, offset, broken = _read_segment(data, header, path, log)
             if path is paths[-1]:
                 _cut(file, data, header, path, offset, broken, log, durable_index)
+                _write_again(file, data, last, offset)
         except BaseException:
             file.close()
             raise
@@ -140,18 +141,19 @@ def _segments(directory: Path, names: list[str]) -> list[Path]:
     return [directory / segment_name(number) for number in numbers]
 
 
-def _read_segment(data: bytes, header: SegmentHeader, path: Path, log: Log) -> tuple[int, str]:
-    """Add a segment's records to ``log``. Returns where they end, and why there."""
-    offset = SEGMENT_HEADER_BYTES
+def _read_segment(data: bytes, header: SegmentHeader, path: Path, log: Log) -> tuple[int, int, str]:
+    """Add a segment's records to ``log``. Returns where the last begins and ends, and why there."""
+    last = offset = SEGMENT_HEADER_BYTES
     while True:
         record = decode_header(data, offset, header.salt)
         if isinstance(record, str):
-            return offset, record
+            return last, offset, record
         payload = decode_payload(data, offset, record)
         if isinstance(payload, str):
-            return offset, payload
+            return last, offset, payload
         if problem := _add(record, payload, log):
             raise CorruptLog(path, offset, problem)
+        last = offset
         offset += record.record_bytes
 
 
@@ -210,6 +212,17 @@ def _cut(
         )
         write_zeros(file, offset, garbage)
         file.fdatasync()
+
+
+def _write_again(file: File, data: bytes, begin: int, end: int) -> None:
+    """Make the last record durable: it may be in the page cache alone.
+
+    So it is when the process before us was killed within its last write, or ended because that write's sync
+    failed: then the system may take the pages for clean, and a sync alone would do nothing. The core counts
+    all that it is given here as stored. The records before were durable before this one was written.
+    """
+    file.pwrite(data[begin:end], begin)
+    file.fdatasync()
 
 
 def _end_of_data(data: bytes, begin: int) -> int:
