@@ -90,3 +90,16 @@ async def test_members_that_were_started_one_after_the_other_form_one_cluster(tm
                 assert (await client.get("a")).kvs[0].value == b"1"
     finally:
         cluster.close()
+
+
+async def test_requests_may_be_as_large_as_the_flag_says(tmp_path: Path) -> None:
+    """Through a follower too: one command then fills a message between members."""
+    flags = ("--max-request-bytes", str(12 << 20))
+    async with ProcessCluster(tmp_path, flags=flags) as cluster:
+        value = os.urandom(10 << 20)
+        for endpoint in cluster.endpoints:
+            async with Client(endpoint, timeout=20) as client:
+                await client.put("large", value)
+                assert (await client.get("large")).kvs[0].value == value
+                with pytest.raises(RpcError, match=r"request is too large|larger than max"):
+                    await client.put("larger", value + value)

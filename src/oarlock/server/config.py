@@ -24,8 +24,8 @@ LOG_LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERR
 ELECTION_TIMEOUT_MAX = 50_000
 """Milliseconds; etcd's bound."""
 QUOTA_DEFAULT = 2 * 1024**3
-REQUEST_BYTES_RANGE = (1, 64 * 1024 * 1024)
-"""Above, one entry would no longer fit a peer's frame."""
+REQUEST_BYTES_RANGE = (1, 32 * 1024 * 1024)
+"""A peer's frame holds 64 MiB: an entry of the largest size, and what goes with it, has room in one."""
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -28,7 +28,7 @@ from oarlock import etcd, grpc
 from oarlock.errors import DataDirError, RequestError, UsageError
 from oarlock.kv import Store
 from oarlock.raft import Config, Configuration, Member
-from oarlock.replica import Runtime
+from oarlock.replica import Runtime, RuntimeLimits
 from oarlock.server.config import Settings
 from oarlock.server.health import HealthPages
 from oarlock.storage import DataDir, DiskStorage
@@ -40,6 +40,8 @@ DRAIN_SECONDS = 5.0
 """How long a stopping member waits for requests under way."""
 GRPC_OVERHEAD_BYTES = 512 * 1024
 """A message may be that much larger than a request: etcd's own allowance."""
+REQUEST_SECONDS = 5.0
+"""A request may take that long, and two election timeouts more: etcd's own rule."""
 GC_THRESHOLDS = (50_000, 25, 100)
 """Requests make no reference cycles, so the collector finds nothing: run it seldom."""
 
@@ -144,6 +146,8 @@ class Server:
         await listen("listen-peer-urls", settings.listen_peer, transport.start())
         self._opened.push_async_callback(transport.close)
         store = open_store(data_dir)
+        limits = RuntimeLimits()
+        batch_bytes_max = max(limits.batch_bytes_max, settings.request_bytes_max + GRPC_OVERHEAD_BYTES)
         self._opened.callback(store.close)
         self._replica = replica = MemberReplica(
             store,
@@ -155,6 +159,7 @@ class Server:
             initial=self.configuration,
             storage=DiskStorage(data_dir.wal_dir, durable_index=store.applied_index),
             transport=transport,
+            limits=replace(limits, batch_bytes_max=batch_bytes_max),
         )
         replica.cluster_id = self.cluster_id
         replica.client_urls = settings.advertise_client_urls
@@ -182,7 +187,11 @@ class Server:
         settings = self.settings
         server = grpc.Server(max_message_bytes=settings.request_bytes_max + GRPC_OVERHEAD_BYTES)
         server.http1 = HealthPages(replica)
-        limits = etcd.Limits(request_bytes=settings.request_bytes_max, quota_bytes=settings.quota_bytes)
+        limits = etcd.Limits(
+            request_bytes=settings.request_bytes_max,
+            quota_bytes=settings.quota_bytes,
+            timeout=REQUEST_SECONDS + 2 * settings.election_timeout,
+        )
         etcd.register_services(server, store, replica, limits)
         self._opened.push_async_callback(server.close, DRAIN_SECONDS)
         for address in settings.listen_client:
