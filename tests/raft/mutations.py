@@ -161,6 +161,7 @@ MUTATIONS = (
         votes._reason_to_refuse,
         "if not raft.log.up_to_date(message.last_log_index, message.last_log_term):",
         "if False:",
+        profile="usurpers",
     ),
     Mutation(
         "log_check_ignores_terms",
@@ -168,6 +169,7 @@ MUTATIONS = (
         RaftLog.up_to_date,
         "(last_term, last_index) >= (self.last_term, self.last_index)",
         "last_index >= self.last_index",
+        profile="usurpers",
     ),
     Mutation(
         "log_check_ignores_length",
@@ -175,6 +177,7 @@ MUTATIONS = (
         RaftLog.up_to_date,
         "(last_term, last_index) >= (self.last_term, self.last_index)",
         "last_term >= self.last_term",
+        profile="usurpers",
     ),
     Mutation(
         "half_the_votes_win",
@@ -197,6 +200,7 @@ MUTATIONS = (
         "elif self.configuration.is_voter(self.id):",
         "elif self.role is not Role.FOLLOWER:\n        self._election_deadline = math.inf\n    "
         "elif self.configuration.is_voter(self.id):",
+        profile="elections",
     ),
     Mutation(
         "election_timer_ignores_leader",
@@ -299,6 +303,7 @@ MUTATIONS = (
         leader.advance_commit,
         "or raft.log.term_at(index) != raft.term",
         "",
+        profile="crashes",
     ),
     Mutation(
         "minority_commits",
@@ -386,6 +391,7 @@ MUTATIONS = (
         Raft.__init__,
         "self.term: Term = hard_state.term",
         "self.term: Term = entries[-1].term",
+        profile="crashes",
     ),
     Mutation(
         "acknowledged_before_durable",
@@ -464,8 +470,9 @@ MUTATIONS = (
         "read_not_confirmed",
         "6.4: a round of heartbeats confirms that we still lead",
         leader._register_read,
-        "if not leading.progress:",
+        "if raft.alone:",
         "if True:",
+        profile="usurpers",
     ),
     Mutation(
         "read_before_first_commit",
@@ -489,6 +496,7 @@ MUTATIONS = (
         leader._confirm_reads,
         "confirmed = agreed(raft.configuration, rounds, 0)",
         "confirmed = sorted(rounds.values())[-2]",
+        profile="usurpers",
     ),
     Mutation(
         "follower_reads_its_own_commit_index",

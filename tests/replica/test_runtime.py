@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,8 +148,7 @@ async def test_a_leader_that_stepped_down_is_not_asked_again_and_again() -> None
         stranded = {leader.id, follower.id}
         for node in cluster.nodes.values():
             node.transport.cut = lambda sender, to: (sender in stranded) != (to in stranded)
-        while leader.id in cluster.leaders():
-            await asyncio.sleep(0.001)
+        await until(lambda: leader.id not in cluster.leaders())
         assert follower.runtime.leader_id == leader.id
         asked: list[Message] = []
 
@@ -161,12 +160,19 @@ async def test_a_leader_that_stepped_down_is_not_asked_again_and_again() -> None
         leader.transport.lose = watch
         writing = asyncio.ensure_future(follower.runtime.submit(b"x", timeout=60))
         reading = asyncio.ensure_future(follower.runtime.barrier(timeout=60))
-        while follower.runtime.leader_id == leader.id:
-            await asyncio.sleep(0.001)
+        await until(lambda: follower.runtime.leader_id != leader.id)
         assert len(asked) == 2
         stranded.clear()
         assert await writing == 1
         await reading
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(ELECTION_TIMEOUT / 100)
+    raise AssertionError("it did not come about")
 
 
 async def test_a_read_needs_a_majority_and_time_runs_out_without_one() -> None:

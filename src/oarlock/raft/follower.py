@@ -26,11 +26,10 @@ def step(raft: Raft, message: Message) -> None:
         case AppendEntries():
             append_entries(raft, message)
         case ReadIndexReply():
-            if raft.forwarded_read_answered(message.context):
-                if message.index:
-                    raft.confirm_read(message.context, message.index)
-                else:
-                    raft.reject_read(message.context)
+            # Index 0: it could not say. Asking the same member again at once would go in circles, so the read
+            # waits for the next leader, or until it is given up.
+            if message.index and raft.forwarded_read_answered(message.context):
+                raft.confirm_read(message.context, message.index)
         case Propose() | ReadIndex():
             refuse_leaders_work(raft, message)
         case _:

@@ -243,7 +243,7 @@ def read(raft: Raft, context: int, asker: NodeId) -> None:
 
 def _register_read(raft: Raft, context: int, asker: NodeId) -> None:
     leading = _leading(raft)
-    if not leading.progress:
+    if raft.alone:
         _answer_read(raft, context, asker, raft.commit_index)
         return
     if leading.round_flushed == leading.round:

@@ -122,7 +122,7 @@ class Raft:
         """Reads that the leader was asked about: context, and when; oldest first."""
         self._election_deadline = math.inf
         self.rearm_election(now)
-        if self.configuration.voters == (self.id,) and not self.configuration.joint:
+        if self.alone:
             self._election_deadline = now  # nobody to wait for
 
     # ── what others may look at ────────────────────────────────────────────────────────────────────
@@ -131,6 +131,11 @@ class Raft:
     def configuration(self) -> Configuration:
         """The one in effect: the last in the log, committed or not (dissertation 4.1)."""
         return self._configurations.current
+
+    @property
+    def alone(self) -> bool:
+        """Whether this member is a quorum by itself: the only voter, whoever else learns."""
+        return self.configuration.voters == (self.id,) and not self.configuration.joint
 
     @property
     def commit_index(self) -> Index:

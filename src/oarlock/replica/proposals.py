@@ -215,8 +215,8 @@ class Proposals:
 
     def _remember_batch(self, batch: int, numbers: tuple[int, ...]) -> None:
         self._batches[batch] = numbers
-        # Refusals come soon or never: drop the oldest batches once all of their proposals are answered, or when
-        # there are too many, for one that was lost may have callers who wait for hours.
+        # Refusals come soon or never: drop the oldest batches once all their proposals are answered, or when
+        # there are too many: behind one that was lost there may be callers who wait for hours.
         while self._batches:
             oldest = next(iter(self._batches))
             unanswered = any(number in self._waiting for number in self._batches[oldest])
