@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from oarlock.client import Client
 from oarlock.errors import Busy, NotLeader
 from oarlock.etcd import ETCD_VERSION, Limits, kv
+from oarlock.etcd.header import Headers
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Channel, RpcError, StatusCode
 from oarlock.kv import PUT, RangeResult, Store
@@ -108,6 +110,29 @@ async def test_a_large_range_is_answered_the_same_from_a_thread_while_writes_go_
         await asyncio.gather(write(), read(), read())
         with pytest.raises(RpcError, match="future revision"):
             await client.get("k", prefix=True, revision=10_000)
+
+
+async def test_headers_are_never_shared_between_threads(
+    member: SingleMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They keep what the last one looked like: two threads at it put together one from halves of two."""
+    users: dict[int, set[int]] = {}
+    made: list[Headers] = []  # kept, so that no id is used twice
+    original = Headers.encode
+
+    def encode(self: Headers, revision: int) -> bytes:
+        made.append(self)
+        users.setdefault(id(self), set()).add(threading.get_ident())
+        return original(self, revision)
+
+    monkeypatch.setattr(kv, "INLINE_KEYS", 3)
+    monkeypatch.setattr(Headers, "encode", encode)
+    async with Client(member.endpoint) as client:
+        for number in range(10):
+            await client.put(f"k{number}", "v")
+        assert (await client.get("k", prefix=True)).count == 10
+    assert len(set().union(*users.values())) == 2, "the range was answered in a thread"
+    assert all(len(threads) == 1 for threads in users.values())
 
 
 def refuse_large(original: Callable[..., RangeResult]) -> Callable[..., RangeResult]:

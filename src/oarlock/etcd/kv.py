@@ -145,7 +145,8 @@ class KvService:
         """A range that would hold up the loop, and with it heartbeats and everybody else."""
 
         def work() -> bytes:
-            return encode_range(self._headers, self._store.range_in_thread(request))
+            # Headers remember the last one between two calls: those of the loop are not for another thread.
+            return encode_range(Headers(self._replica), self._store.range_in_thread(request))
 
         def done(future: asyncio.Future[bytes]) -> None:
             if future.cancelled():
