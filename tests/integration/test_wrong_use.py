@@ -107,9 +107,16 @@ def test_flags_that_cannot_be(tmp_path: Path, flags: tuple[str, ...]) -> None:
     refusal(serve(tmp_path, *flags))
 
 
-def test_a_new_member_that_claims_to_be_an_old_one(tmp_path: Path, ports: PortReservation) -> None:
+@pytest.mark.parametrize("volume", ["missing", "empty"])
+def test_a_new_member_that_claims_to_be_an_old_one(
+    tmp_path: Path, ports: PortReservation, volume: str
+) -> None:
+    """Its votes and its log are lost: to begin anew under the old name could break promises."""
+    if volume == "empty":
+        (tmp_path / "default.oarlock").mkdir()
     flags = urls(ports.take(), ports.take())
-    assert "does not exist" in refusal(serve(tmp_path, *flags, "--initial-cluster-state", "existing"))
+    line = refusal(serve(tmp_path, *flags, "--initial-cluster-state", "existing"))
+    assert "default.oarlock there is no data of a member" in line
 
 
 async def test_a_damaged_log_is_reported_with_file_and_offset(tmp_path: Path) -> None:

@@ -110,6 +110,14 @@ def test_paths_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
+def test_an_empty_directory_is_no_data_directory(tmp_path: Path) -> None:
+    """A volume that came back empty: whoever was here, what they promised is forgotten."""
+    assert "no data directory" in refused(tmp_path, create=False)
+    assert not list(tmp_path.iterdir())
+    open_dir(tmp_path).close(clean=True)
+    open_dir(tmp_path, create=False).close(clean=True)
+
+
 def test_unwritable_path_is_refused(tmp_path: Path) -> None:
     # Root may write anywhere but here.
     path = Path("/proc/oarlock-test") if os.geteuid() == 0 else tmp_path / "locked" / "data"

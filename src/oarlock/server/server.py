@@ -177,10 +177,10 @@ class Server:
     def _check_first_start(self) -> None:
         """A member that is new but claims to have been here has lost its disk: its votes are forgotten."""
         settings = self.settings
-        if settings.initial_cluster_existing and not settings.data_dir.exists():
+        if settings.initial_cluster_existing and not DataDir.in_use_before(settings.data_dir):
             raise UsageError(
-                f"--initial-cluster-state existing, but {settings.data_dir} does not exist: joining a "
-                "running cluster is not supported yet; a new cluster is started with `new`"
+                f"--initial-cluster-state existing, but in {settings.data_dir} there is no data of a member: "
+                "joining a running cluster is not supported yet; a new cluster is started with `new`"
             )
 
     async def _serve_clients(self, store: Store, replica: MemberReplica) -> None:

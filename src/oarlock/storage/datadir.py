@@ -89,7 +89,7 @@ class DataDir:
         """Lock the directory and make sure that it belongs to this member.
 
         Args:
-            create: make it if it does not exist.
+            create: make it if there is none, or an empty directory.
             boot_id: of the machine; only tests need to give one.
 
         Raises:
@@ -109,8 +109,8 @@ class DataDir:
         if create:
             _files.make_dir(path)
             _files.sync_dir(path.parent)
-        elif not path.is_dir():
-            raise DataDirError(f"{path}: there is no data directory here")
+        elif not cls.in_use_before(path):
+            raise DataDirError(f"{path}: there is no data directory of a member here")
         directory = cls(path, _lock(path))
         try:
             directory._boot_id = boot_id
@@ -120,6 +120,11 @@ class DataDir:
             os.close(directory._lock)
             raise
         return directory
+
+    @staticmethod
+    def in_use_before(path: Path) -> bool:
+        """Whether a member has been here. An empty directory, such as a fresh volume is, tells of none."""
+        return os.path.exists(path / "IDENTITY")
 
     def close(self, *, clean: bool) -> None:
         """Unlock. Idempotent.
