@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
 import ssl as tls
 from collections import deque
 from typing import Final
@@ -77,6 +78,9 @@ class Channel:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self._reason = "not connected"
+        self._farewell = (
+            ""  # the server's words, which explain more than the end of the connection that follows
+        )
         self._waiting: deque[OutgoingCall] = deque()
         self._templates: dict[str | tuple[str, tuple[tuple[str, str | bytes], ...]], Template] = {}
         self._blocks: dict[tuple[str, tuple[tuple[str, str | bytes], ...]], bytes] = {}
@@ -106,6 +110,7 @@ class Channel:
         connection.room = self._start_waiting
         connection.going_away = self._going_away
         self._gone = asyncio.Event()
+        self._farewell = ""
         try:
             async with asyncio.timeout(timeout):
                 server_hostname = self._host if self._ssl else None
@@ -116,7 +121,7 @@ class Channel:
         except TimeoutError:
             problem = f"no HTTP/2 answer within {timeout:g} s"
         except OSError as error:
-            problem = error.strerror or str(error)
+            problem = _plainly(error)
         except asyncio.CancelledError:
             shell.abort()
             raise
@@ -135,12 +140,12 @@ class Channel:
             settled.set_result(reason)
         if connection is self._connection or self._connection is None:
             self._connection = self._shell = None
-            self._reason = reason
+            self._reason = self._farewell or reason
             self._gone.set()
-            self._fail_waiting(reason)
+            self._fail_waiting(self._reason)
 
     def _going_away(self, reason: str) -> None:
-        self._reason = reason
+        self._reason = self._farewell = reason
         self._fail_waiting(reason)
 
     def _fail_waiting(self, reason: str) -> None:
@@ -316,6 +321,13 @@ class Channel:
         self._blocks.clear()
         if self._connection is not None:
             self._version = self._connection.encoder.table.version
+
+
+def _plainly(error: OSError) -> str:
+    """What went wrong, without asyncio's additions: "Connection refused"."""
+    if isinstance(error, tls.SSLError) or error.errno is None or error.errno <= 0:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _settle(settled: asyncio.Future[str | None]) -> None:
