@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from oarlock.grpc import Channel, Limits, Server
+from oarlock.http2 import frames
 
 from . import hostile
 
@@ -79,4 +80,27 @@ async def test_silent_client_is_dropped_and_answering_client_is_kept() -> None:
     assert b"keepalive" in said
     assert await alive.unary("/t.T/Echo", b"still here") == b"still here"
     await alive.close()
+    await server.close(0)
+
+
+async def test_clients_that_hold_too_much_together_are_cut_largest_first(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server(limits=Limits(max_held=3_000_000, tick=0.05))
+    server.add_unary("/t.T/Echo", lambda call, message: call.reply(bytes(1_000_000)))
+    host, port = await server.listen("127.0.0.1", 0)
+    zero = frames.PREFACE + frames.settings({frames.SETTINGS_INITIAL_WINDOW_SIZE: 0})
+    message = frames.frame(frames.DATA, 1, 1, b"\0\0\0\0\0")
+    ask = frames.headers(1, hostile.BLOCK, end_stream=False) + message
+    more = frames.headers(3, hostile.BLOCK, end_stream=False) + frames.frame(frames.DATA, 1, 3, b"\0\0\0\0\0")
+    async with (
+        hostile.enemy(host, port, zero + ask) as modest,
+        hostile.enemy(host, port, zero + ask + more) as greedy,
+        hostile.enemy(host, port, zero + ask) as other,
+    ):
+        await greedy.thrown_out()
+        assert server.connections == 2
+        assert not modest.reader.at_eof()
+        assert not other.reader.at_eof()
+    assert "too much" in caplog.text
     await server.close(0)

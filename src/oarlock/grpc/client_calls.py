@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ from oarlock.http2.stream import Stream
 
 if TYPE_CHECKING:
     from oarlock.grpc.channel import Channel
+
+logger = logging.getLogger("oarlock.grpc")
 
 OnDone = Callable[[bytes | None, RpcError | None], None]
 """Called once: with the response, or with the error."""
@@ -200,14 +203,17 @@ class ClientCall(OutgoingCall):
             and not self.done
         ):
             self.done = True  # as `end` would settle it, without the detours
-            self._on_done(self._message, None)
+            self.finish(None)
         elif self._message is None or (self._reader is not None and self._reader.held):
             self.end(RpcError(StatusCode.INTERNAL, "the server sent no complete response"))
         else:
             self.end(None)
 
     def finish(self, error: RpcError | None) -> None:
-        self._on_done(self._message if error is None else None, error)
+        try:
+            self._on_done(self._message if error is None else None, error)
+        except Exception:  # the caller's bug must not take the connection with it
+            logger.exception("%s: the callback of a call failed", self.method)
 
 
 class ClientStream(OutgoingCall):

@@ -58,6 +58,11 @@ class Shell(asyncio.Protocol):
             return "unix:"
         return f"ipv4:{name[0]}:{name[1]}" if len(name) == 2 else f"ipv6:[{name[0]}]:{name[1]}"
 
+    @property
+    def held(self) -> int:
+        """Bytes of memory that the peer makes us hold."""
+        return self.connection.held if self.connection is not None else 0
+
     def _wake(self) -> None:
         self._loop.call_soon(self.flush)
 
@@ -247,6 +252,20 @@ class Listener:
         now = loop.time()
         for shell in list(self._shells):
             shell.tick(now)
+        self._bound_memory()
+
+    def _bound_memory(self) -> None:
+        """Cut the connections that hold most, while all together hold too much."""
+        holders = [(shell.held, number, shell) for number, shell in enumerate(self._shells)]
+        total = sum(held for held, _, _ in holders)
+        for held, _, shell in sorted(holders, reverse=True):
+            if total <= self.limits.max_held:
+                break
+            logger.warning(
+                "%s: holds %d bytes, all clients together too much; connection cut", shell.peer, held
+            )
+            shell.abort()
+            total -= held
 
     def register(self, shell: _ServerShell) -> bool:
         """Count a new connection; False if there are too many."""

@@ -435,6 +435,11 @@ class Connection:
         if change > 0 and self.receive_buffered > self.limits.max_receive_buffer:
             raise StreamFault(ErrorCode.ENHANCE_YOUR_CALM, "too many unfinished messages on one connection")
 
+    @property
+    def held(self) -> int:
+        """Bytes that this connection makes us keep: output nobody reads, input nobody has consumed."""
+        return self.output.queued + self.receive_buffered
+
     # Ends of streams
 
     def _local_end(self, stream: Stream) -> None:

@@ -139,6 +139,11 @@ class Limits:
     tick: float = 1.0
     """How often the times above are looked at. Tests with short bounds take less."""
 
+    max_held: int = 512 * 1024 * 1024
+    """What all connections of a server may hold together, in queued output and unconsumed input. Looked at on
+    every tick; beyond it the connections that hold most are cut. Eight of the worst, or a large fleet of slow
+    readers."""
+
     max_connections: int = 10_000
     """Connections of one server. The next one is closed at once. Each costs about 10 KiB when idle."""
 
