@@ -136,6 +136,8 @@ def test_a_server_that_is_away_is_reported_in_one_line(oarlock: Oarlock) -> None
         ("get", "a", "--keys-only", "--count-only"),
         ("get", "a", "--bogus"),
         ("get", "a", "--limit", "many"),
+        ("get", "a", "--rev", "99999999999999999999"),
+        ("get", "a", "--endpoints", "http://[::1"),
         ("get", "a", "--consistency", "x"),
         ("get", "a", "--command-timeout", "soon"),
         ("get", "a", "--endpoints", "http://a:b:c"),

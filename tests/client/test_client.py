@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -203,12 +204,42 @@ async def test_when_nothing_works_the_last_words_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", ",", "http://", "ftp://a:1", "a:b", "a:99999", "a:1/path", "http://u@a:1"]
+    "text",
+    [
+        *("", ",", "http://", "ftp://a:1", "a:b", "a:99999", "a:1/path", "http://u@a:1"),
+        *("http://[::1", "a..b:1", "a" * 64 + ":1"),
+    ],
 )
 def test_an_endpoint_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Client(text)
     assert "\n" not in str(caught.value)
+
+
+async def test_calls_that_wait_for_one_silent_server_wait_side_by_side() -> None:
+    """A frozen process: the kernel accepts connections for it, and nobody ever answers."""
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        endpoint = f"127.0.0.1:{frozen.getsockname()[1]}"
+        loop = asyncio.get_running_loop()
+        async with Client(endpoint, timeout=0.5, dial_timeout=0.3) as client:
+            began = loop.time()
+            calls = [asyncio.create_task(client.get("k")) for _ in range(30)]
+            await asyncio.sleep(0.01)
+            calls.pop(0).cancel()  # whoever came first does not take the attempt with it
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(result, RequestTimeout)
+            assert loop.time() - began < 2, "thirty attempts of 0.3 s after one another take 9"
+
+
+async def test_calls_that_wait_for_a_connection_fail_when_the_client_is_closed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        client = Client(f"127.0.0.1:{frozen.getsockname()[1]}", timeout=0.3, dial_timeout=9)
+        call = asyncio.create_task(client.put("k", "v"))
+        await asyncio.sleep(0.01)
+        await client.close()
+        with pytest.raises(RequestTimeout) as caught:
+            await call
+        assert not caught.value.outcome_unknown
 
 
 async def test_a_thousand_calls_share_one_connection(client: Client) -> None:

@@ -77,6 +77,8 @@ def test_the_file_can_be_named_by_the_environment_and_hold_lists_and_booleans(tm
         (["--listen-client-urls", "http://a"], "cannot parse URL 'http://a'"),
         (["--listen-client-urls", "http://a:99999"], "cannot parse URL 'http://a:99999'"),
         (["--listen-client-urls", "http://[::1:2"], "cannot parse URL"),
+        (["--listen-client-urls", "http://a..b:1"], "cannot parse URL 'http://a..b:1'"),
+        (["--listen-peer-urls", f"http://{'a' * 64}:1"], "--listen-peer-urls: cannot parse URL"),
         (["--listen-client-urls", "ftp://a:1"], "cannot parse URL 'ftp://a:1'"),
         (["--listen-client-urls", "http://a:1/path"], "anything after the port"),
         (["--listen-client-urls", "https://a:1"], "TLS is not supported yet"),

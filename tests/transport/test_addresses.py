@@ -38,6 +38,8 @@ def test_peer_urls_give_host_port_and_whether_tls(url: str, address: Address) ->
         "http://user@host:1",
         "http://[::1:2380",
         "http://ho st:1",
+        "http://a..b:1",
+        "http://" + "a" * 64 + ":1",
     ],
 )
 def test_wrong_peer_urls_are_refused_in_one_line_that_names_them(url: str) -> None:

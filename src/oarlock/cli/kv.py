@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _LATE_FIELDS = {"value": 1, "lease": 2}
 """Go prints a message's fields by number, and these come last."""
+INT64 = click.IntRange(-(2**63), 2**63 - 1)
 SORT_KEYS = ["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]
 
 
@@ -82,8 +83,8 @@ def put_command(key: str, value: str | None, ignore_value: bool, **options: Any)
 @click.argument("range_end", required=False)
 @click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
 @click.option("--from-key", is_flag=True, help="All keys from KEY on.")
-@click.option("--limit", default=0, help="At most so many keys.")
-@click.option("--rev", default=0, help="As of this revision.")
+@click.option("--limit", default=0, type=INT64, help="At most so many keys.")
+@click.option("--rev", default=0, type=INT64, help="As of this revision.")
 @click.option("--order", type=click.Choice(["ASCEND", "DESCEND"]), help="Of the sorting.")
 @click.option("--sort-by", type=click.Choice(SORT_KEYS), help="What to sort by.")
 @click.option(

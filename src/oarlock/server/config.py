@@ -189,6 +189,7 @@ def parse_url(flag: str, url: str) -> Address:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as it will be looked up
     except ValueError as error:
         raise UsageError(f"--{flag}: cannot parse URL {url!r}: {error}") from None
     if parts.scheme == "https":

@@ -27,6 +27,7 @@ def parse_peer_url(url: str) -> Address:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
+        (host or "").encode("idna")  # as it will be looked up
     except ValueError as error:
         raise UsageError(f"peer URL {url!r}: {error}; write http://host:port or https://host:port") from None
     if parts.scheme not in ("http", "https"):
