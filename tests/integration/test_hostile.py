@@ -74,7 +74,7 @@ async def send(port: int, data: bytes, reads: float = 2.0) -> bytes:
                 while chunk := await reader.read(65536):
                     received += chunk
         finally:
-            writer.close()
+            writer.transport.abort()
     except (OSError, TimeoutError):
         pass
     return received

@@ -197,7 +197,7 @@ async def http_get(port: int, target: str, timeout: float = 2.0) -> tuple[int, b
                 while chunk := await reader.read(1 << 20):
                     answer += chunk
             finally:
-                writer.close()
+                writer.transport.abort()  # the answer is complete, or of no use
     except (OSError, TimeoutError):
         return 0, b""
     head, _, body = answer.partition(b"\r\n\r\n")
