@@ -297,8 +297,7 @@ class Cluster:
                 member.queue.append(ready)
             else:
                 for message in ready.messages_after_stored:
-                    self.send(message)
-                raft.stored(ready.number)
+                    self.send(message)  # nothing to store: nothing to report, as in `ReadyLoop`
             self._start_sync(member)
             if ready.committed:
                 member.to_apply.extend(ready.committed)
@@ -409,7 +408,8 @@ class Cluster:
     # ── network ───────────────────────────────────────────────────────────────────────────────────
 
     def send(self, message: Message) -> None:
-        self.observer.sending(message)
+        sender = self.members.get(message.sender)
+        self.observer.sending(message, sender.raft if sender is not None else None)
         conditions, rng = self.conditions, self.rng
         if self.log:
             self.log(f"{self.now:8.3f}       {message.sender}→{message.to} {message}")

@@ -320,6 +320,13 @@ MUTATIONS = (
         "if True:",
     ),
     Mutation(
+        "acknowledgements_do_not_commit",
+        "F2 leaders: commit as soon as a majority acknowledged",
+        leader._append_entries_reply,
+        "if news:",
+        "if False:",
+    ),
+    Mutation(
         "next_index_never_falls",
         "F2 leaders: after an inconsistency, retry with an earlier next_index",
         leader._refused,
