@@ -297,6 +297,32 @@ async def test_malformed_unary_request_fails_that_call_only(body: bytes, code: S
         await channel.close()
 
 
+async def test_unary_request_may_come_in_any_pieces() -> None:
+    async with serving() as (_, _, port):
+        channel = await connected(port)
+        body = b"\0\0\0\0\x05hello"
+        for cut in range(len(body) + 1):  # at the end: END_STREAM in a frame of its own
+            stream = channel.stream("/t.T/Echo")
+            stream.send_data(body[:cut])
+            stream.send_data(body[cut:], end=True)
+            assert await stream.receive() == b"hello"
+            assert await stream.receive() is None
+        await channel.close()
+
+
+async def test_failing_callback_does_not_cost_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving() as (_, _, port):
+        channel = await connected(port)
+
+        def broken(response: bytes | None, error: RpcError | None) -> None:
+            raise ZeroDivisionError("a bug on purpose")
+
+        channel.call("/t.T/Echo", b"x", broken)
+        assert await channel.unary("/t.T/Echo", b"x") == b"x"
+        assert "a bug on purpose" in caplog.text
+        await channel.close()
+
+
 async def test_finished_calls_leave_nothing_behind() -> None:
     """No reference cycles: memory of a call is free when it ends, without the garbage collector."""
     calls: list[weakref.ref[Call]] = []

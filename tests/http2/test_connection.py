@@ -147,6 +147,10 @@ STREAM_ERRORS = {
         ErrorCode.PROTOCOL_ERROR,
     ),
     "stream_window_exceeded": (
+        OPEN + frame(frames.DATA, 0, 1, b"x" * 16_384) * 17,
+        ErrorCode.FLOW_CONTROL_ERROR,
+    ),
+    "stream_window_exceeded_with_padding": (
         OPEN + frame(frames.DATA, 8, 1, b"\x00" + b"x" * 16_383) * 17,
         ErrorCode.FLOW_CONTROL_ERROR,
     ),
