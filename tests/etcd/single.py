@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from oarlock.etcd import Limits, cluster_id, member_id, register_services
+from oarlock.etcd.ports import Disk
 from oarlock.grpc import Server
 from oarlock.kv import Store
 from oarlock.machine.ports import Command
@@ -58,12 +59,12 @@ class LocalReplica:
 class SingleMember:
     """One member on a real port: `async with SingleMember(path) as member: … member.endpoint`."""
 
-    def __init__(self, path: Path, limits: Limits | None = None) -> None:
+    def __init__(self, path: Path, limits: Limits | None = None, log: Disk | None = None) -> None:
         self.store = Store.open(path)
         self.replica = LocalReplica(self.store)
         self.server = Server()
         self.port = 0
-        register_services(self.server, self.store, self.replica, limits)
+        register_services(self.server, self.store, self.replica, limits, log)
 
     @property
     def endpoint(self) -> str:

@@ -161,6 +161,28 @@ async def test_a_full_disk_refuses_puts_until_there_is_room_again(
         await client.put("k", "3")
 
 
+class FullDisk:
+    """The disk of a log."""
+
+    full = True
+
+    def try_to_grow(self) -> bool:
+        return not self.full
+
+
+async def test_a_full_disk_under_the_log_refuses_puts_until_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kv, "DISK_PAUSE", 0.0)
+    disk = FullDisk()
+    async with SingleMember(tmp_path, log=disk) as member, Client(member.endpoint) as client:
+        with pytest.raises(RpcError, match="etcdserver: mvcc: database space exceeded"):
+            await client.put("k", "1")
+        assert (await client.get("k")).kvs == []
+        disk.full = False
+        await client.put("k", "2")
+
+
 @pytest.mark.parametrize(
     ("error", "code"), [(NotLeader(), StatusCode.UNAVAILABLE), (Busy("x"), StatusCode.RESOURCE_EXHAUSTED)]
 )

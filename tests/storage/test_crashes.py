@@ -258,3 +258,32 @@ async def test_full_disk_when_a_segment_is_needed_is_reported_as_such() -> None:
     assert 4 < index < 20, "it goes on as long as there is room"
     assert disk.calls == 2, "once in advance, which is not fatal, and once in need, which is"
     await storage.close()
+
+
+async def test_full_disk_is_told_while_there_is_room_left_and_so_is_its_end() -> None:
+    disk = FailingDisk("preallocate", errno.ENOSPC)
+    files = MemoryFiles(disk)
+    storage = open_storage(files, segment_bytes=2048)
+    storage.load()
+    disk.armed = True
+    index = 1
+    while not storage.full:
+        await store(storage, None, make_entries(index, index))
+        index += 1
+    assert 5 < index < 20, "half a segment is left"
+    assert "next.tmp" not in files.list_dir(WAL), "what it could not have, it gives back"
+    await store(storage, None, make_entries(index, index))
+    assert not storage.try_to_grow()
+    await asyncio.sleep(0)
+    assert disk.calls == 2, "it looks when it is asked to, not with every batch"
+    assert storage.full
+    disk.armed = False
+    assert not storage.try_to_grow(), "the worker is about to look"
+    await asyncio.sleep(0)
+    assert storage.try_to_grow()
+    assert not storage.full
+    for later in range(index + 1, index + 40):
+        await store(storage, None, make_entries(later, later))
+    await storage.close()
+    _, entries = loaded(open_storage(files))
+    assert len(entries) == later

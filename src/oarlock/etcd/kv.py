@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from oarlock.etcd.errors import NO_SPACE, REQUEST_TOO_LARGE, status_of
 from oarlock.etcd.header import Headers, field, varint
 from oarlock.etcd.limits import Limits
-from oarlock.etcd.ports import ReplicaPort
+from oarlock.etcd.ports import Disk, ReplicaPort
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Call, Server, StatusCode
 from oarlock.kv import DELETE_RANGE, PUT, DeleteResult, KvError, PutResult, RangeResult, Store, TooManyKeys
@@ -35,8 +35,16 @@ MALFORMED = (StatusCode.INTERNAL, "grpc: error unmarshalling request")
 class KvService:
     """Serves `etcdserverpb.KV` for one member."""
 
-    def __init__(self, store: Store, replica: ReplicaPort, headers: Headers, limits: Limits) -> None:
+    def __init__(
+        self,
+        store: Store,
+        replica: ReplicaPort,
+        headers: Headers,
+        limits: Limits,
+        log: Disk | None = None,
+    ) -> None:
         self._store = store
+        self._log: Disk = store if log is None else log
         self._replica = replica
         self._headers = headers
         self._limits = limits
@@ -62,7 +70,8 @@ class KvService:
         if len(message) > self._limits.request_bytes:
             return call.fail(*REQUEST_TOO_LARGE)
         store = self._store
-        if store.size > self._limits.quota_bytes or (store.full and not self._found_room()):
+        full = store.full or self._log.full
+        if store.size > self._limits.quota_bytes or (full and not self._found_room()):
             return call.fail(*NO_SPACE)
         self._replica.propose(PUT + message, partial(self._put_done, call), request, self._limits.timeout)
 
@@ -79,7 +88,8 @@ class KvService:
         if now < self._ask_disk_at:
             return False
         self._ask_disk_at = now + DISK_PAUSE
-        return self._store.try_to_grow()
+        disks = {id(disk): disk for disk in (self._store, self._log) if disk.full}
+        return all(disk.try_to_grow() for disk in disks.values())
 
     # ---- DeleteRange
 

@@ -28,6 +28,17 @@ class ConfigurationInfo(Protocol):
     def learners(self) -> Sequence[int]: ...
 
 
+class Disk(Protocol):
+    """Something that needs more and more room on a disk."""
+
+    @property
+    def full(self) -> bool:
+        """Whether it found none when it last needed some. What it still has is for what is under way."""
+
+    def try_to_grow(self) -> bool:
+        """Look again; returns whether there is room now. The answer may be that of the call before."""
+
+
 class ReplicaPort(Protocol):
     """One member's replica, as the services see it."""
 

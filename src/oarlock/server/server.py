@@ -149,6 +149,7 @@ class Server:
         limits = RuntimeLimits()
         batch_bytes_max = max(limits.batch_bytes_max, settings.request_bytes_max + GRPC_OVERHEAD_BYTES)
         self._opened.callback(store.close)
+        storage = DiskStorage(data_dir.wal_dir, durable_index=store.applied_index)
         self._replica = replica = MemberReplica(
             store,
             config=Config(
@@ -157,7 +158,7 @@ class Server:
                 heartbeat_interval=settings.heartbeat_interval,
             ),
             initial=self.configuration,
-            storage=DiskStorage(data_dir.wal_dir, durable_index=store.applied_index),
+            storage=storage,
             transport=transport,
             limits=replace(limits, batch_bytes_max=batch_bytes_max),
         )
@@ -165,7 +166,7 @@ class Server:
         replica.client_urls = settings.advertise_client_urls
         self._opened.push_async_callback(replica.close)
         await replica.start()
-        await self._serve_clients(store, replica)
+        await self._serve_clients(store, storage, replica)
         log.info(
             "member %s (%x) of cluster %x serves after %.2f s: clients %s, peers %s, data in %s",
             *(settings.name, self.node_id, self.cluster_id, time.monotonic() - began),
@@ -183,7 +184,7 @@ class Server:
                 "joining a running cluster is not supported yet; a new cluster is started with `new`"
             )
 
-    async def _serve_clients(self, store: Store, replica: MemberReplica) -> None:
+    async def _serve_clients(self, store: Store, storage: DiskStorage, replica: MemberReplica) -> None:
         settings = self.settings
         server = grpc.Server(max_message_bytes=settings.request_bytes_max + GRPC_OVERHEAD_BYTES)
         server.http1 = HealthPages(replica)
@@ -192,7 +193,7 @@ class Server:
             quota_bytes=settings.quota_bytes,
             timeout=REQUEST_SECONDS + 2 * settings.election_timeout,
         )
-        etcd.register_services(server, store, replica, limits)
+        etcd.register_services(server, store, replica, limits, storage)
         self._opened.push_async_callback(server.close, DRAIN_SECONDS)
         for address in settings.listen_client:
             await listen("listen-client-urls", [address], server.listen(address.host, address.port))

@@ -36,6 +36,10 @@ class Append(NamedTuple):
     on_durable: OnDurable
 
 
+_NOTHING = Append(None, (), lambda failure: None)
+"""Writes nothing, but has the worker run."""
+
+
 class DiskStorage:
     """Hard state and log in a directory of segments (implements `oarlock.replica.ports.LogStorage`).
 
@@ -68,6 +72,9 @@ class DiskStorage:
         self._writer: LogWriter | None = None
         self._started = False
         self._closed = False
+        self.full = False
+        """The disk had no room for the next segment. What this one still has is for what is under way: who
+        serves requests refuses new ones, and may `try_to_grow`."""
         self._failure: BaseException | None = None
         """Set once, by the worker. Everything after it fails with it."""
 
@@ -105,6 +112,13 @@ class DiskStorage:
             self._started = True
         self._worker.submit(Append(hard_state, entries, on_durable))
 
+    def try_to_grow(self) -> bool:
+        """Whether there is room. If there was none, the worker looks again, for the next call to tell."""
+        if self.full and self._started and not self._closed and self._writer is not None:
+            self._writer.look_again()
+            self._worker.submit(_NOTHING)
+        return not self.full
+
     async def close(self) -> None:
         """Write and deliver what was appended, mark the log as closed in good order, release the files."""
         if self._closed:
@@ -123,7 +137,9 @@ class DiskStorage:
         if self._failure is None:
             try:
                 invariant(self._writer is not None, "the worker is started after load()")
-                self._writer.append(*merge(appends))  # type: ignore[union-attr]
+                hard_state, entries = merge(appends)
+                if hard_state is not None or entries:
+                    self._writer.append(hard_state, entries)  # type: ignore[union-attr]
             except OSError as error:
                 self._failure = disk_failure(error, self._directory)
             except Exception as error:
@@ -135,8 +151,11 @@ class DiskStorage:
         if self._failure is None and self._writer is not None:
             try:
                 self._writer.prepare()
+                self.full = self._writer.full
             except OSError as error:
                 self._failure = disk_failure(error, self._directory)
+            except Exception as error:
+                self._failure = error
 
 
 def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry]]:

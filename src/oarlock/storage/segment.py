@@ -110,9 +110,15 @@ class SegmentMaker:
         """Reserve the next segment. Raises OSError, for instance on a full disk."""
         if self._file is None:
             file = self._files.create(self._directory / PREPARED_NAME)
-            file.preallocate(self._segment_bytes)
-            write_zeros(file, 0, min(ZEROS_AHEAD, self._segment_bytes))
-            file.fdatasync()
+            try:
+                file.preallocate(self._segment_bytes)
+                write_zeros(file, 0, min(ZEROS_AHEAD, self._segment_bytes))
+                file.fdatasync()
+            except OSError:
+                # It may have got half-way, and others need the space.
+                file.close()
+                self._files.remove(self._directory / PREPARED_NAME)
+                raise
             self._file = file
         return self._file
 

@@ -34,7 +34,9 @@ class LogWriter:
         self._next_index = len(log.entries) + 1
         self._commit_index = log.commit_index
         self._closed_well = log.closed
-        self._prepare_failed = False
+        self.full = False
+        """There was no room for the next segment when it was last looked for; this one still has some."""
+        self._looked_for_room = False
         self._file: File
         self._offset: int
         """Where the next record goes."""
@@ -68,19 +70,28 @@ class LogWriter:
     def prepare(self) -> None:
         """Between batches: write zeros ahead; reserve the next segment once this one is half full.
 
+        Sets `full`.
+
         Raises:
             OSError: from writing zeros; final, as in `append`.
         """
         if self._zeroed - self._offset < ZEROS_AHEAD // 2:
             self._write_zeros_ahead()
-        if self._prepare_failed or self._maker.prepared or self._offset < self._capacity // 2:
+        if self._looked_for_room or self._maker.prepared or self._offset < self._capacity // 2:
             return
+        self._looked_for_room = True
         try:
             self._maker.prepare()
+            self.full = False
         except OSError as error:
             # Nothing is lost yet. If it fails again when the segment is needed, that is final.
-            self._prepare_failed = True
-            _logger.warning("cannot make the next log segment ready in advance: %s", error)
+            if not self.full:
+                _logger.warning("cannot make the next log segment ready in advance: %s", error)
+            self.full = True
+
+    def look_again(self) -> None:
+        """Let `prepare` try once more, should it have failed."""
+        self._looked_for_room = False
 
     def close(self, in_good_order: bool) -> None:
         """Release the files; ``in_good_order``: mark first that all is written that ever will be."""
@@ -121,6 +132,7 @@ class LogWriter:
             self._salt, self._number, self._next_sequence, self._next_index, self._capacity
         )
         self._file = self._maker.make(header)
+        self.full = self._looked_for_room = False
         self._offset = SEGMENT_HEADER_BYTES
         self._zeroed = ZEROS_AHEAD
 
