@@ -5,6 +5,7 @@ checked once per distinct block, not once per request: the verdict is kept in th
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -18,6 +19,7 @@ TRAILERS: Final = "trailers"
 # RFC 9113 8.2.1 forbids far less than RFC 9110's token; we hold to the wider rule, as interoperability asks.
 _BAD_NAME: Final = re.compile(rb"[\x00-\x20A-Z\x7f-\xff:]")
 _BAD_VALUE: Final = re.compile(rb"[\x00\r\n]|^[ \t]|[ \t]$")
+_REMEMBERED_SIZE: Final = 256  # longer fields are checked anew each time: 1,024 of them are kept
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
 )
@@ -60,16 +62,27 @@ def _check_fields(block: HeaderBlock, role: str) -> dict[bytes, bytes]:
             pseudo[name] = value
         else:
             regular = True
-            if not name or _BAD_NAME.search(name):
-                raise _malformed(f"field name {_show(name)} has characters that are not allowed")
-            if name in _CONNECTION_SPECIFIC or (name == b"te" and value != b"trailers"):
-                raise _malformed(f"{_show(name)} belongs to HTTP/1.1 connections")
             if name == b"content-length":
                 length = _content_length(value, length)
-        if _BAD_VALUE.search(value):
-            raise _malformed(f"value of {_show(name)} has characters that are not allowed")
+        if len(name) + len(value) <= _REMEMBERED_SIZE:
+            _check_field(name, value)
+        else:
+            _check_field.__wrapped__(name, value)
     block.content_length = length
     return pseudo
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_field(name: bytes, value: bytes) -> None:
+    """Check one field by itself. Remembered: a client's fields are the same in most of its blocks, and only
+    the fault-free outcome is kept."""
+    if name[:1] != b":":
+        if not name or _BAD_NAME.search(name):
+            raise _malformed(f"field name {_show(name)} has characters that are not allowed")
+        if name in _CONNECTION_SPECIFIC or (name == b"te" and value != b"trailers"):
+            raise _malformed(f"{_show(name)} belongs to HTTP/1.1 connections")
+    if _BAD_VALUE.search(value):
+        raise _malformed(f"value of {_show(name)} has characters that are not allowed")
 
 
 def _content_length(value: bytes, previous: int | None) -> int:
