@@ -6,13 +6,15 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from oarlock.client import Client
 from oarlock.errors import DataDirError, UsageError
 from oarlock.raft import Configuration
-from oarlock.server.config import Settings, load_settings
+from oarlock.server.config import Address, Settings, load_settings
 from oarlock.server.processes import HOST, PortReservation, http_get
 from oarlock.server.server import Server, initial_configuration
 
@@ -46,6 +48,39 @@ async def test_what_was_put_before_a_clean_stop_is_there_after_the_next_start(se
             await server.close()
         last_use = json.loads((settings.data_dir / "LAST_USE").read_text())
         assert last_use["closed"] is True
+
+
+async def test_a_name_that_stands_for_an_address_too_many_is_listened_on_all_the_same(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in most containers: localhost is 127.0.0.1 and ::1, and there is no IPv6."""
+    loop = asyncio.get_running_loop()
+    look_up = loop.getaddrinfo
+
+    async def ambiguous(host: str, port: int, **options: Any) -> list[Any]:
+        found = await look_up(HOST, port, **options)
+        # An address that is kept for documents is no machine's.
+        elsewhere = [(*entry, ("192.0.2.1", port)) for *entry, _ in found]
+        return elsewhere + found if host == "localhost" else await look_up(host, port, **options)
+
+    monkeypatch.setattr(loop, "getaddrinfo", ambiguous)
+    places = [
+        Address(f"http://localhost:{place.port}", "localhost", place.port)
+        for place in (*settings.listen_client, *settings.listen_peer)
+    ]
+    server = Server(replace(settings, listen_client=(places[0],), listen_peer=(places[1],)))
+    await server.start()
+    try:
+        async with Client(endpoint(settings)) as client:
+            await client.put("a", "1")
+    finally:
+        await server.close()
+
+
+async def test_an_address_that_is_not_ours_is_refused(settings: Settings) -> None:
+    foreign = Address("http://192.0.2.1:1", "192.0.2.1", 1)
+    with pytest.raises(UsageError, match=r"192\.0\.2\.1:1"):
+        await Server(replace(settings, listen_client=(foreign,))).start()
 
 
 async def test_after_a_power_cut_the_store_is_rebuilt_from_the_log(settings: Settings) -> None:

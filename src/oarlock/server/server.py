@@ -11,10 +11,12 @@ way is answered, then the log and the store are closed in good order and the dat
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from oarlock.errors import DataDirError, RequestError, UsageError
 from oarlock.kv import Store
 from oarlock.raft import Config, Configuration, Member
 from oarlock.replica import Runtime, RuntimeLimits
-from oarlock.server.config import Settings
+from oarlock.server.config import Address, Settings
 from oarlock.server.health import HealthPages
 from oarlock.storage import DataDir, DiskStorage
 from oarlock.transport import TcpTransport
@@ -140,7 +142,7 @@ class Server:
         transport = TcpTransport(
             self.cluster_id,
             self.node_id,
-            listen=[(address.host, address.port) for address in settings.listen_peer],
+            listen=[place for address in settings.listen_peer for place in await places_of(address)],
             random=Random(),
         )
         await listen("listen-peer-urls", settings.listen_peer, transport.start())
@@ -196,7 +198,8 @@ class Server:
         etcd.register_services(server, store, replica, limits, storage)
         self._opened.push_async_callback(server.close, DRAIN_SECONDS)
         for address in settings.listen_client:
-            await listen("listen-client-urls", [address], server.listen(address.host, address.port))
+            for host, port in await places_of(address):
+                await listen("listen-client-urls", [address], server.listen(host, port))
 
     async def close(self) -> None:
         """Stop in good order. Idempotent.
@@ -214,6 +217,31 @@ class Server:
             data_dir.close(clean=problem is None and self._stopping)
 
         return leave
+
+
+async def places_of(address: Address) -> list[tuple[str, int]]:
+    """The numeric addresses to listen on.
+
+    A name may stand for addresses that this machine does not have, and one of them must not keep it from
+    the others: in a container "localhost" usually is ::1 too, with IPv6 switched off.
+    """
+    as_given = [(address.host, address.port)]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError:
+        return as_given  # whoever listens there says what is wrong
+    places: dict[tuple[str, int], None] = {}
+    for family, kind, protocol, _, place in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind((place[0], 0, *place[2:]))
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                continue
+        places[str(place[0]), address.port] = None
+    return list(places) or as_given
 
 
 async def listen(flag: str, addresses: Any, start: Any) -> None:
