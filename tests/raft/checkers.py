@@ -151,14 +151,14 @@ class Observer:
             if entry.index <= len(self.history) and self.history[entry.index - 1] == entry:
                 raise Violation(f"durability: {member} cuts {entry}, which is committed, from its disk")
 
-    def sending(self, message: Message) -> None:
-        """A member sends a message: if it is a promise, it has to be durable already."""
+    def sending(self, message: Message, raft: Raft | None) -> None:
+        """`raft` sends a message: if it is a promise, it has to be durable already."""
         kind = type(message)
         if message.sender not in self._voters:
             return
         if kind is AppendEntriesReply:
             if message.success:
-                self._check_acknowledgement(message)
+                self._check_acknowledgement(message, raft)
         elif kind is RequestVoteReply:
             if message.granted:
                 self._check_vote(message, message.to)
@@ -177,10 +177,16 @@ class Observer:
         if state.term < message.term or (state.term == message.term and state.voted_for != voted_for):
             raise Violation(f"durability: {message} is sent while the disk holds {state}")
 
-    def _check_acknowledgement(self, message: AppendEntriesReply) -> None:
+    def _check_acknowledgement(self, message: AppendEntriesReply, raft: Raft | None) -> None:
         disk = self._disk_of(message.sender)
-        if disk.state.term <= message.term and len(disk.entries) < message.match_index:
+        if disk.state.term > message.term:
+            return
+        if len(disk.entries) < message.match_index:
             raise Violation(f"durability: {message} is sent while the disk ends at {len(disk.entries)}")
+        if raft is not None and raft.term == message.term and message.match_index:
+            on_disk = disk.entries[message.match_index - 1]
+            if raft.log.term_at(message.match_index) != on_disk.term:
+                raise Violation(f"durability: {message} is sent while the disk holds {on_disk} there")
 
     def delivered(self, message: Message, raft: Raft) -> None:
         """A member has taken a message: what Figure 2 asks of everyone, whatever the role."""

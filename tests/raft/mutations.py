@@ -200,7 +200,7 @@ MUTATIONS = (
         "elif self.configuration.is_voter(self.id):",
         "elif self.role is not Role.FOLLOWER:\n        self._election_deadline = math.inf\n    "
         "elif self.configuration.is_voter(self.id):",
-        profile="elections",
+        profile="partitions",
     ),
     Mutation(
         "election_timer_ignores_leader",
@@ -420,7 +420,7 @@ MUTATIONS = (
         Raft.truncate,
         "storing.last_index = min(storing.last_index, index - 1)",
         "pass",
-        profile="limits",
+        profile="slow_disks",
     ),
     Mutation(
         "stored_mark_survives_truncation",
@@ -525,7 +525,7 @@ MUTATIONS = (
         Raft._settle_lower_term,
         "isinstance(message, Propose):",
         "isinstance(message, Propose):\n        return True\n    if False:",
-        profile="limits",
+        profile="reelections",
     ),
     Mutation(
         "refused_batch_appended",
