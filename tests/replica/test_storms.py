@@ -1,0 +1,167 @@
+"""Whole members in a storm, on virtual time: a command is applied once or not at all, and nobody is misled.
+
+Three runtimes over their real log, on disks that lose what was not synced, and a network that loses, delays,
+reorders and duplicates. Clients submit commands, each unlike any other, and read. A seed decides everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+
+from oarlock.errors import Busy, DiskFailure, RequestTimeout, Stopped
+from oarlock.raft import Message
+from oarlock.raft.messages import Propose
+from tests.replica.cluster import ELECTION_TIMEOUT, Cluster, Node
+
+CLIENTS = 6
+STORM = 40 * ELECTION_TIMEOUT
+
+
+class Storm:
+    """The network's and the power's moods, and what the clients were told."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.cluster = Cluster(size=3, seed=seed)
+        self.loss = self.random.choice((0.0, 0.02, 0.1))
+        self.late = self.random.choice((0.0, 0.05, 0.2))
+        self.duplication = self.random.choice((0.0, 0.1))
+        self.over = False
+        self.down: dict[int, None] = {}
+        self.count = 0
+        self.acknowledged: dict[bytes, int] = {}
+        self.refused: dict[bytes, BaseException] = {}
+        self.doubtful = 0
+        self.reads = 0
+
+    # ── the network ───────────────────────────────────────────────────────────────────────────────
+
+    def spoil(self, node: Node) -> None:
+        transport, take = node.transport, node.transport.receive
+
+        def receive(group: int, message: Message) -> None:
+            if self.over:
+                return take(group, message)
+            copies = 1
+            if self.random.random() < self.loss:
+                copies = 0
+            elif not isinstance(message, Propose) and self.random.random() < self.duplication:
+                copies = 2
+            for _ in range(copies):
+                delay = self.random.uniform(0.0, 0.005)
+                if self.random.random() < self.late:
+                    delay = self.random.uniform(0.0, 3 * ELECTION_TIMEOUT)
+                asyncio.get_running_loop().call_later(delay, arrive, group, message)
+
+        def arrive(group: int, message: Message) -> None:
+            if node.transport is transport and node.id not in self.down:
+                take(group, message)
+
+        transport.receive = receive  # type: ignore[method-assign]
+
+    async def faults(self) -> None:
+        nodes = list(self.cluster.nodes.values())
+        while not self.over:
+            await asyncio.sleep(self.random.expovariate(1 / ELECTION_TIMEOUT))
+            node = self.random.choice(nodes)
+            leading = [node for node in nodes if node.id in self.cluster.leaders()]
+            if leading and self.random.random() < 0.5:
+                node = self.random.choice(leading)
+            match self.random.choice(("crash", "cut", "heal", "heal")):
+                case "crash" if len(self.down) < 2 and node.id not in self.down:
+                    await self.crash(node)
+                case "cut":
+                    self.cluster.cut_off = {node.id}
+                case _:
+                    self.cluster.cut_off.clear()
+                    for node_id in list(self.down):
+                        await self.restart(self.cluster.nodes[node_id])
+
+    async def crash(self, node: Node) -> None:
+        self.down[node.id] = None
+        try:
+            await node.crash()
+        except DiskFailure:
+            pass  # what the dying member said of it
+
+    async def restart(self, node: Node) -> None:
+        await node.start()
+        self.spoil(node)
+        del self.down[node.id]
+
+    # ── the clients ───────────────────────────────────────────────────────────────────────────────
+
+    async def client(self) -> None:
+        while not self.over:
+            await asyncio.sleep(self.random.expovariate(4 / ELECTION_TIMEOUT))
+            node = self.random.choice(list(self.cluster.nodes.values()))
+            if self.random.random() < 0.7:
+                await self.write(node)
+            else:
+                await self.read(node)
+
+    async def write(self, node: Node) -> None:
+        self.count += 1
+        data = b"%d" % self.count
+        try:
+            timeout = self.random.uniform(0.5, 20.0) * ELECTION_TIMEOUT
+            self.acknowledged[data] = await node.runtime.submit(data, timeout=timeout)
+        except (RequestTimeout, Stopped) as error:
+            if error.outcome_unknown:
+                self.doubtful += 1
+            else:
+                self.refused[data] = error
+        except Busy as error:
+            self.refused[data] = error
+
+    async def read(self, node: Node) -> None:
+        newest = max(self.acknowledged.values(), default=0)
+        runtime = node.runtime
+        try:
+            await runtime.barrier(timeout=self.random.uniform(0.5, 20.0) * ELECTION_TIMEOUT)
+        except (RequestTimeout, Stopped, Busy):
+            return
+        if node.runtime is runtime:
+            self.reads += 1
+            assert len(node.machine.commands) >= newest, "a read saw a state older than an answered write"
+
+    # ── all of it ─────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        async with self.cluster as cluster:
+            for node in cluster.nodes.values():
+                self.spoil(node)
+            clients = [asyncio.ensure_future(self.client()) for _ in range(CLIENTS)]
+            faults = asyncio.ensure_future(self.faults())
+            await asyncio.sleep(STORM)
+            self.over = True
+            await faults
+            cluster.cut_off.clear()
+            for node_id in list(self.down):
+                await self.restart(cluster.nodes[node_id])
+            await asyncio.gather(*clients)
+            await cluster.nodes[1].runtime.submit(b"the end", timeout=30)
+            for node in cluster.nodes.values():
+                await node.runtime.barrier(30)
+            self.judge([node.machine.commands for node in cluster.nodes.values()])
+
+    def judge(self, machines: list[list[bytes]]) -> None:
+        commands = machines[0]
+        assert all(machine == commands for machine in machines)
+        assert len(set(commands)) == len(commands), "a command was applied twice"
+        for data, position in self.acknowledged.items():
+            assert commands[position - 1] == data, f"{data!r} was answered with another command's result"
+        misled = {data: error for data, error in self.refused.items() if data in commands}
+        assert not misled, "applied, though their callers were told that they were not"
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_in_a_storm_every_command_is_applied_once_or_not_at_all_and_nobody_is_misled(seed: int) -> None:
+    storm = Storm(seed)
+    await storm.run()
+    told: dict[str, Any] = {"acknowledged": len(storm.acknowledged), "reads": storm.reads}
+    assert all(number > 10 for number in told.values()), f"a storm in which nothing happens: {told}"
