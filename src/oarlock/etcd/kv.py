@@ -29,6 +29,8 @@ DISK_PAUSE = 1.0
 """Seconds between two attempts to get more room from a full disk."""
 INLINE_KEYS = 10_000
 """Keys that a range may visit on the loop: some 5 ms. Larger ones go to a thread, where they only share."""
+INLINE_BYTES = 4 << 20
+"""And bytes that it may return: some 10 ms."""
 MALFORMED = (StatusCode.INTERNAL, "grpc: error unmarshalling request")
 
 
@@ -144,7 +146,7 @@ class KvService:
         if error is not None:
             return call.fail(*status_of(error))
         try:
-            found = self._store.range(request, INLINE_KEYS)
+            found = self._store.range(request, INLINE_KEYS, INLINE_BYTES)
         except KvError as refusal:
             return call.fail(*status_of(refusal))
         except TooManyKeys:

@@ -28,10 +28,13 @@ _TARGETS: dict[int, Callable[[kv_pb2.KeyValue], Any]] = {
 _ORDERS = frozenset(_Request.SortOrder.values())
 
 
-def read(index: Index, request: rpc_pb2.RangeRequest, revision: int, at_most: int = 0) -> RangeResult:
+def read(
+    index: Index, request: rpc_pb2.RangeRequest, revision: int, at_most: int = 0, bytes_max: int = 0
+) -> RangeResult:
     """Answer `request` from `index`; `revision` is the store's. The revision asked for was checked before.
 
-    Raises: KeyNotProvided, InvalidSortOption; TooManyKeys if there are more than `at_most` (unless 0).
+    Raises: KeyNotProvided, InvalidSortOption; TooManyKeys if there are more than `at_most`, or they have more
+        than `bytes_max` bytes (unless 0).
     """
     if not request.key:
         raise KeyNotProvided
@@ -54,7 +57,7 @@ def read(index: Index, request: rpc_pb2.RangeRequest, revision: int, at_most: in
     if limit > 0 and not filtered and not request.sort_order:
         # One more than the limit: etcd then sorts this slice if only a target was named.
         entries = entries[: limit + 1]
-    kvs = index.records(entries)
+    kvs = index.records(entries, bytes_max)
     if filtered or ordered or request.keys_only:
         pairs = [_decode(encoded) for encoded in kvs]
         if filtered:

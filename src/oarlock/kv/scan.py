@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     import lmdb
 
 NO_END = b"\0"
+_PIECE = 16
+"""Records that are read between two looks at how many bytes they are."""
 
 
 class TooManyKeys(Exception):
-    """The range names more keys than the caller wanted to wait for. Never leaves our own code."""
+    """The range has more keys or bytes than the caller wanted to wait for. Never leaves our own code."""
 
 
 _decode = kv_pb2.KeyValue.FromString
@@ -54,8 +56,21 @@ class Index:
         invariant(found is not None, "an index entry without its record")
         return found  # type: ignore[return-value]
 
-    def records(self, entries: Sequence[bytes]) -> list[bytes]:
-        """The encoded pairs that `entries` point to, in their order."""
+    def records(self, entries: Sequence[bytes], bytes_max: int = 0) -> list[bytes]:
+        """The encoded pairs that `entries` point to, in their order.
+
+        Raises: TooManyKeys soon after it has read more than `bytes_max` bytes, unless that is 0.
+        """
+        if bytes_max and len(entries) > _PIECE:
+            records: list[bytes] = []
+            left = bytes_max
+            for start in range(0, len(entries), _PIECE):
+                piece = self.records(entries[start : start + _PIECE])
+                left -= sum(map(len, piece))
+                if left < 0:
+                    raise TooManyKeys
+                records += piece
+            return records
         get, revisions = self._txn.get, self._revisions
         found = [get(record_key(entry), None, revisions) for entry in entries]
         invariant(None not in found, "an index entry without its record")

@@ -220,15 +220,16 @@ class Store:
 
     # ---- Reading
 
-    def range(self, request: rpc_pb2.RangeRequest, at_most: int = 0) -> RangeResult:
+    def range(self, request: rpc_pb2.RangeRequest, at_most: int = 0, bytes_max: int = 0) -> RangeResult:
         """Answer from the current state, or as of `request.revision`.
 
         Raises:
             KvError: KeyNotProvided, InvalidSortOption, FutureRevision, Compacted.
-            TooManyKeys: the range has more than `at_most` keys (unless 0): `range_in_thread` can wait for it.
+            TooManyKeys: the range has more than `at_most` keys or `bytes_max` bytes (unless 0):
+                `range_in_thread` can wait for it.
         """
         self._check_revision(request.revision)
-        return ranges.read(self._current_view(), request, self.revision, at_most)
+        return ranges.read(self._current_view(), request, self.revision, at_most, bytes_max)
 
     def get(self, key: bytes) -> bytes | None:
         """The encoded pair of one key now, or None: `range` for a request with nothing but a key."""
