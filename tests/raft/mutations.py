@@ -327,6 +327,13 @@ MUTATIONS = (
         "if False:",
     ),
     Mutation(
+        "own_disk_does_not_count",
+        "10.2.1: a leader's own disk is one of the quorum",
+        leader.advance_commit,
+        "matches[raft.id] = raft.log.stored_index",
+        "pass",
+    ),
+    Mutation(
         "next_index_never_falls",
         "F2 leaders: after an inconsistency, retry with an earlier next_index",
         leader._refused,
@@ -517,6 +524,20 @@ MUTATIONS = (
         "6.4: whoever waits for a read is told when leadership ends",
         follower.read,
         "forwarded[context] = raft.now",
+        "pass",
+    ),
+    Mutation(
+        "leaders_reads_forgotten",
+        "6.4: a leader that steps down tells whoever waits for a read",
+        leader.abdicate,
+        "for _, context, asker, _ in leading.reads:\n        _answer_read(raft, context, asker, 0)",
+        "pass",
+    ),
+    Mutation(
+        "forwarded_reads_forgotten",
+        "6.4: reads that the old leader was asked about are asked again",
+        Raft._set_leader,
+        "self._rejected_reads.extend(self._forwarded_reads)",
         "pass",
     ),
     Mutation(
