@@ -59,6 +59,28 @@ async def test_appends_that_wait_for_the_disk_share_one_write(tmp_path: Path) ->
     await storage.close()
 
 
+async def test_a_backlog_larger_than_a_record_may_be_is_stored_in_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What gathers while a disk hangs for minutes."""
+    monkeypatch.setattr("oarlock.storage.writer.PAYLOAD_BYTES_MAX", 2000)
+    monkeypatch.setattr("oarlock.storage.disk.BATCH_BYTES_MAX", 1000)
+    files = MemoryFiles()
+    storage = open_storage(files, 4096)
+    storage.load()
+    outcomes: list[BaseException | None] = []
+    entries = make_entries(1, 100, data=b"x" * 60)
+    for first in range(0, 100, 4):
+        storage.append(HardState(1, 1, first), entries[first : first + 4], outcomes.append)
+    await store(storage, HardState(2, 2, 50), make_entries(99, 101, term=2))
+    assert outcomes == [None] * 25
+    await storage.close()
+    found = open_storage(files, 4096).load()
+    assert found.hard_state == HardState(2, 2, 50)
+    assert [entry.index for entry in found.entries] == list(range(1, 102))
+    assert [entry.term for entry in found.entries][97:] == [1, 2, 2, 2]
+
+
 async def test_a_callback_that_raises_does_not_keep_the_news_from_others(tmp_path: Path) -> None:
     storage = DiskStorage(tmp_path / "wal", segment_bytes=4096)
     storage.load()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
@@ -25,6 +25,10 @@ from oarlock.storage.writer import LogWriter
 
 OnDurable = Callable[[BaseException | None], None]
 
+BATCH_BYTES_MAX = 64 << 20
+"""Entry data merged into one record."""
+FEW_APPENDS = 8
+"""So many are merged without counting: one alone is bounded by what may be uncommitted."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -133,13 +137,14 @@ class DiskStorage:
                 raise disk_failure(error, self._directory) from error
 
     def _store(self, appends: list[Append]) -> Callable[[], None]:
-        """On the worker: one batch, one record, one sync."""
+        """On the worker: one record and one sync for all of them, unless that would be a giant."""
         if self._failure is None:
             try:
                 invariant(self._writer is not None, "the worker is started after load()")
-                hard_state, entries = merge(appends)
-                if hard_state is not None or entries:
-                    self._writer.append(hard_state, entries)  # type: ignore[union-attr]
+                for batch in batches(appends):
+                    hard_state, entries = merge(batch)
+                    if hard_state is not None or entries:
+                        self._writer.append(hard_state, entries)  # type: ignore[union-attr]
             except OSError as error:
                 self._failure = disk_failure(error, self._directory)
             except Exception as error:
@@ -156,6 +161,24 @@ class DiskStorage:
                 self._failure = disk_failure(error, self._directory)
             except Exception as error:
                 self._failure = error
+
+
+def batches(appends: Sequence[Append]) -> Iterator[Sequence[Append]]:
+    """What of ``appends`` is merged into one record: as many as have at most `BATCH_BYTES_MAX` of data.
+
+    Usually that is all of them. But a leader's log goes on growing while its own disk hangs and the
+    others' do not, and a record has a size that it cannot exceed.
+    """
+    if len(appends) <= FEW_APPENDS:
+        yield appends
+        return
+    begin, size = 0, 0
+    for position, append in enumerate(appends):
+        size += sum(len(entry.data) for entry in append.entries)
+        if size > BATCH_BYTES_MAX and position > begin:
+            yield appends[begin:position]
+            begin, size = position, sum(len(entry.data) for entry in append.entries)
+    yield appends[begin:]
 
 
 def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry]]:
