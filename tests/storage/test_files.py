@@ -20,6 +20,18 @@ def files(request: pytest.FixtureRequest) -> Files:
     return made
 
 
+def test_every_directory_that_is_made_has_a_durable_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log is lost with any of the directories that it is in."""
+    synced: list[Path] = []
+    monkeypatch.setattr(RealFiles, "sync_dir", lambda self, path: synced.append(path))
+    RealFiles().make_dir(tmp_path / "a" / "b" / "c")
+    assert sorted(synced) == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    RealFiles().make_dir(tmp_path / "a" / "b")
+    assert len(synced) == 3
+
+
 def test_both_file_systems_behave_alike(files: Files, tmp_path: Path) -> None:
     files.make_dir(tmp_path / "a")
     path = tmp_path / "a" / "file"

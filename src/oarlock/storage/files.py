@@ -57,7 +57,7 @@ class Files(Protocol):
         """Names, sorted."""
 
     def make_dir(self, path: Path) -> None:
-        """With its parents; no error if it exists."""
+        """With its parents; no error if it exists. The names of those that it makes are durable."""
 
     def sync_dir(self, path: Path) -> None:
         """Make the names in a directory durable."""
@@ -150,7 +150,10 @@ class RealFiles:
         return sorted(os.listdir(path))
 
     def make_dir(self, path: Path) -> None:
+        made = [each for each in (path, *path.parents) if not os.path.exists(each)]
         os.makedirs(path, mode=0o700, exist_ok=True)
+        for each in made:
+            self.sync_dir(each.parent)
 
     def sync_dir(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
