@@ -147,6 +147,20 @@ async def test_a_write_that_may_have_happened_is_never_repeated(text: str) -> No
         assert (one.calls, other.calls) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    "code", [StatusCode.UNKNOWN, StatusCode.INTERNAL, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED]
+)
+async def test_a_code_that_a_broken_handler_gives_leaves_a_write_open(code: StatusCode) -> None:
+    async with (
+        Scripted(failing(code, "boom")) as one,
+        Scripted(answer) as other,
+        Client([one.endpoint, other.endpoint]) as client,
+    ):
+        with pytest.raises(OutcomeUnknown, match="boom"):
+            await client.put("k", "v")
+        assert (one.calls, other.calls) == (1, 0)
+
+
 async def test_a_write_cut_off_with_its_connection_has_an_unknown_outcome() -> None:
     arrived = asyncio.Event()
 

@@ -15,9 +15,16 @@ from oarlock.grpc import RpcError, StatusCode
 _REFUSED = frozenset({"etcdserver: no leader", "etcdserver: too many requests", "etcdserver: not capable"})
 """The server turned the request away before doing anything."""
 _OPEN = frozenset(
-    {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED, StatusCode.INTERNAL}
+    {
+        StatusCode.UNAVAILABLE,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.CANCELLED,
+        StatusCode.INTERNAL,
+        StatusCode.UNKNOWN,
+    }
 )
-"""Codes that say nothing about whether the request was carried out."""
+"""Codes that say nothing about whether the request was carried out. UNKNOWN is what a server answers whose
+handler broke half-way, and what a proxy's HTTP errors are turned into."""
 _PASSING = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED})
 """Codes of conditions that another endpoint, or a little time, may cure."""
 
