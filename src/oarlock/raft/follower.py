@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oarlock.errors import Busy, NotLeader, WireError
+from oarlock.raft.membership import decode_configuration
 from oarlock.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
@@ -14,7 +15,7 @@ from oarlock.raft.messages import (
     ReadIndex,
     ReadIndexReply,
 )
-from oarlock.raft.types import NOBODY, Index
+from oarlock.raft.types import NOBODY, EntryKind, Index
 
 if TYPE_CHECKING:
     from oarlock.raft.raft import Raft
@@ -77,6 +78,8 @@ def _check_shape(message: AppendEntries) -> None:
                 f"AppendEntries from {message.sender:x}: entry {entry.index} of term {entry.term} "
                 f"where index {expected} and a term of {term} to {message.term} was due"
             )
+        if entry.kind is EntryKind.CONFIGURATION:
+            decode_configuration(entry.data)  # once it is in the log, it is too late to find out
         term = entry.term
 
 
@@ -111,7 +114,7 @@ def _acknowledge(raft: Raft, message: AppendEntries, match_index: Index) -> None
 
 
 def refuse_leaders_work(raft: Raft, message: Propose | ReadIndex) -> None:
-    """Someone takes us for the leader: say no, so that it need not wait."""
+    """Someone takes us for the leader: say no, and tell our term, which may be a later one."""
     if isinstance(message, Propose):
         raft.send(ProposeReply(raft.term, raft.id, message.sender, message.batch))
     else:

@@ -84,7 +84,8 @@ class ReadIndex(_Message, frozen=True, array_like=True, gc=False, tag=7):
 class ReadIndexReply(_Message, frozen=True, array_like=True, gc=False, tag=8):
     context: int
     index: Index
-    """The commit index that the read has to wait for, or 0 if the receiver could not confirm one."""
+    """The commit index that the read has to wait for, or 0 if the receiver could not confirm one: then it
+    waits for the next leader, or is given up and asked again."""
 
 
 class Propose(_Message, frozen=True, array_like=True, gc=False, tag=9):

@@ -165,7 +165,7 @@ class Raft:
         """Take a message from another member.
 
         Raises:
-            WireError: the message cannot come from a correct member; nothing was changed.
+            WireError: the message cannot come from a correct member; no more than its term was taken over.
         """
         invariant(message.to == self.id, f"a message for {message.to:x} was delivered to {self.id:x}")
         self.now = now
