@@ -8,13 +8,24 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from oarlock.errors import DataDirError, InvariantViolated
 from oarlock.etcd_pb import rpc_pb2
-from oarlock.kv import Compacted, FutureRevision, MalformedCommand, PutResult, Store, commands, store
+from oarlock.kv import (
+    Compacted,
+    FutureRevision,
+    MalformedCommand,
+    PutResult,
+    RangeResult,
+    Store,
+    commands,
+    store,
+)
 from oarlock.machine.ports import Command
 
 from .conftest import Feeder, pairs, put_command
@@ -255,4 +266,60 @@ def test_hashing_in_a_thread_does_not_disturb_growth(tmp_path: Path, monkeypatch
     stop.set()
     thread.join()
     assert set(hashes) == {expected}
+    opened.close()
+
+
+def test_growing_waits_for_one_reading_thread_not_for_all_that_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop is what waits here: with six threads at it, it stood still for three seconds."""
+    opened = Store.open(tmp_path)
+    order: list[str] = []
+    begun, may_end = threading.Event(), threading.Event()
+    read, reserve = store.ranges.read, store._reserve
+
+    def slow_read(*arguments: Any) -> RangeResult:
+        order.append("read")
+        begun.set()
+        assert may_end.wait(20)
+        return read(*arguments)
+
+    def noted_reserve(path: Path, size: int) -> int:
+        order.append("grow")
+        return reserve(path, size)
+
+    monkeypatch.setattr(store.ranges, "read", slow_read)
+    monkeypatch.setattr(store, "_reserve", noted_reserve)
+    monkeypatch.setattr(store, "HOLD_OFF_SECONDS", 20.0)
+    request = rpc_pb2.RangeRequest(key=b"k")
+    readers = [threading.Thread(target=opened.range_in_thread, args=(request,)) for _ in range(6)]
+    for reader in readers:
+        reader.start()
+    assert begun.wait(20)
+    grower = threading.Thread(target=opened._grow)
+    grower.start()
+    while opened._may_read.is_set():
+        time.sleep(0.001)
+    may_end.set()
+    for thread in (*readers, grower):
+        thread.join(20)
+    assert order == ["read", "grow", *["read"] * 5]
+    opened.close()
+
+
+def test_growth_ahead_of_need_that_finds_a_reader_keeps_the_next_one_out_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Store.open(tmp_path)
+    monkeypatch.setattr(store, "HOLD_OFF_SECONDS", 0.01)
+    monkeypatch.setattr(opened, "_is_tight", lambda: True)
+    before = opened._map_size
+    with opened._mapping:
+        assert opened.try_to_grow()
+        assert opened._map_size == before, "it does not wait: this runs on the event loop"
+    assert not opened._may_read.is_set()
+    opened.range_in_thread(rpc_pb2.RangeRequest(key=b"k"))  # nothing was written: it waits a moment at most
+    assert opened._may_read.is_set()
+    assert opened.try_to_grow()
+    assert opened._map_size > before
     opened.close()

@@ -22,7 +22,8 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ LARGEST_GROWTH_BYTES = 256 << 20
 """The map doubles up to steps of this size: small stores grow quickly, large ones reserve little in vain."""
 MOST_HEADROOM_BYTES = 64 << 20
 """The map grows when less than a quarter of it is left, or less than this."""
+HOLD_OFF_SECONDS = 0.2
+"""How long threads that want to read let a store that has to grow go first."""
 FIRST_REVISION = 1
 """The revision of an empty store, as in etcd: the first put makes revision 2."""
 
@@ -84,8 +87,12 @@ class Store:
         self._meta = env.open_db(b"meta")
         self._page_size = int(env.stat()["psize"])
         self._reader: lmdb.Transaction[bytes] | None = None
-        # Growing the map moves it: nobody may be reading then. Held by threads that read.
+        # Growing the map moves it: nobody may be reading then. Held by the one thread that reads.
         self._mapping = threading.Lock()
+        # Where the other threads wait for their turn, so that they do not compete with the loop for the map.
+        self._readers = threading.Lock()
+        self._may_read = threading.Event()
+        self._may_read.set()
         self.full = False
         self._map_size = int(env.info()["map_size"])
         self._load()
@@ -138,7 +145,7 @@ class Store:
 
         Raises: DiskFailure if syncing failed: what the disk holds is unknown.
         """
-        with self._mapping:
+        with self._alone():
             if self._closed:
                 return
             self._closed = True
@@ -188,8 +195,12 @@ class Store:
         Raises: DiskFailure if it failed for another reason than a full disk.
         """
         self.full = False
-        # If a thread is reading, there will be another occasion: this is ahead of need.
-        if self._is_tight() and not self._mapping.locked():
+        if self._is_tight():
+            if self._mapping.locked():
+                # A thread is reading. This is ahead of need, so there is time until a later call; the next
+                # thread holds off for a moment, so that this call finds none.
+                self._may_read.clear()
+                return True
             try:
                 self._grow()
             except DiskFull:
@@ -208,7 +219,7 @@ class Store:
         return results, writer.revision
 
     def _grow(self) -> None:
-        with self._mapping:
+        with self._alone():
             self._drop_reader()
             try:
                 size = self._map_size + min(self._map_size, LARGEST_GROWTH_BYTES)
@@ -239,7 +250,7 @@ class Store:
 
     def range_in_thread(self, request: rpc_pb2.RangeRequest) -> RangeResult:
         """As `range`, for another thread: sees at least what `range` would have seen when this was called."""
-        with self._mapping:
+        with self._reading():
             invariant(not self._closed, "the store is closed")
             with self._env.begin() as txn:
                 _, _, revision, _ = _state.unpack(txn.get(_STATE, db=self._meta) or _EMPTY_STATE)
@@ -254,7 +265,7 @@ class Store:
         """
         self._check_revision(revision)
         value = 0
-        with self._mapping:
+        with self._reading():
             invariant(not self._closed, "the store is closed")
             stop = revision_key(revision + 1, 0) if revision > 0 else b""
             with self._env.begin() as txn, txn.cursor(self._revisions) as cursor:
@@ -263,6 +274,25 @@ class Store:
                         break
                     value = zlib.crc32(record, zlib.crc32(key, value))
         return value
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """A thread's turn to read."""
+        with self._readers:
+            if not self._may_read.wait(HOLD_OFF_SECONDS):
+                self._may_read.set()  # nothing was written since: no need to wait for it
+            with self._mapping:
+                yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The loop's turn, before all threads but the one that is reading."""
+        self._may_read.clear()
+        try:
+            with self._mapping:
+                yield
+        finally:
+            self._may_read.set()
 
     def _check_revision(self, revision: int) -> None:
         if revision > self.revision:
