@@ -291,3 +291,33 @@ class SlowPeer:
         for writer in self.writers:
             writer.close()
         await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+
+
+def test_messages_for_a_connection_that_broke_a_moment_ago_are_dropped_in_silence() -> None:
+    """uvloop raises at a write to a closed connection, and the link's task has not heard of its end yet."""
+    problems: list[dict[str, object]] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        here, there = [
+            TcpTransport(1, number, listen=[("127.0.0.1", 0)], random=Random(number)) for number in (1, 2)
+        ]
+        await here.start()
+        await there.start()
+        port = there.listening[0][1]
+        here.set_members(1, [Member(2, "b", (f"http://127.0.0.1:{port}",))])
+        link = here._links[2]
+        while (connection := link._connection) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        message = Propose(1, 1, 2, 1, (b"x",))
+        connection.abort()
+        here.send(1, [message])
+        await asyncio.sleep(0)
+        connection.abort()
+        here.send(1, [message])
+        await here.close()
+        await there.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
+    assert problems == []

@@ -153,7 +153,7 @@ class Link:
         """Write what is queued, in few large writes, as long as the socket keeps up."""
         self._flush_scheduled = False
         connection = self._connection
-        if connection is None:
+        if connection is None or connection.closing:
             return
         while self._queue and not connection.paused and connection.buffered_bytes < SOCKET_BUFFER_BYTES:
             frames, size = [], 0
@@ -269,7 +269,13 @@ class _Dialed(asyncio.Protocol):
     def buffered_bytes(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    @property
+    def closing(self) -> bool:
+        """It is gone, or about to be, though whoever waits for `lost` may not have heard yet."""
+        return self._transport.is_closing()
+
     def write(self, data: bytes) -> None:
+        """Not when `closing`: uvloop takes it for a mistake."""
         self._transport.write(data)
 
     def close(self) -> None:
