@@ -52,6 +52,16 @@ async def test_requests_under_way_when_it_is_told_to_stop_are_answered(tmp_path:
         assert {b"%d" % number for number in answered} <= held
 
 
+async def test_asking_again_while_it_stops_does_not_spoil_its_end(tmp_path: Path) -> None:
+    async with ProcessCluster(tmp_path, size=1) as cluster:
+        member = cluster.members[0]
+        while member.running:  # impatient, down to the interpreter's last moments
+            member.signal(signal.SIGTERM)
+            await asyncio.sleep(0)
+        assert member.terminate() == 0
+        assert member.log_tail(1).endswith("stopped")
+
+
 async def test_a_disk_that_fails_ends_the_process_with_one_line_and_loses_nothing(tmp_path: Path) -> None:
     async with ProcessCluster(tmp_path, size=1) as cluster:
         member = cluster.members[0]

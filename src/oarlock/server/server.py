@@ -47,6 +47,8 @@ REQUEST_SECONDS = 5.0
 GC_THRESHOLDS = (50_000, 25, 100)
 """Requests make no reference cycles, so the collector finds nothing: run it seldom."""
 
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 OnDone = Callable[[Any, BaseException | None], None]
 
 
@@ -270,14 +272,18 @@ async def serve(settings: Settings) -> int:
         the exit code: 0 after a signal, 1 after a failure.
     """
     loop = asyncio.get_running_loop()
-    stop = loop.create_future()
+    stop: asyncio.Future[signal.Signals] = loop.create_future()
 
-    def on_signal(number: signal.Signals) -> None:
+    def ask_to_stop(number: int) -> None:
         if not stop.done():
-            stop.set_result(number)
+            stop.set_result(signal.Signals(number))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
+    def on_signal(number: int, _: object) -> None:
+        loop.call_soon_threadsafe(ask_to_stop, number)
+
+    # Not the loop's own handlers: those go with the loop, and a second signal would then kill the process.
+    for number in _STOP_SIGNALS:
+        signal.signal(number, on_signal)
     server = Server(settings)
     await server.start()
     gc.collect()
@@ -291,6 +297,8 @@ async def serve(settings: Settings) -> int:
         return 1
     log.info("stopping on %s", stop.result().name)
     await server.close()
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # all is in order: asking again must not spoil the exit code
     log.info("stopped")
     return 0
 
