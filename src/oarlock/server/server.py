@@ -272,7 +272,7 @@ async def serve(settings: Settings) -> int:
         the exit code: 0 after a signal, 1 after a failure.
     """
     loop = asyncio.get_running_loop()
-    stop: asyncio.Future[signal.Signals] = loop.create_future()
+    stop: asyncio.Future[Any] = loop.create_future()  # its result: the signal that came
 
     def ask_to_stop(number: int) -> None:
         if not stop.done():
@@ -289,7 +289,7 @@ async def serve(settings: Settings) -> int:
     gc.collect()
     gc.freeze()  # what start-up made stays: no need to look at it again
     gc.set_threshold(*GC_THRESHOLDS)
-    failed = server.replica.failed
+    failed: asyncio.Future[Any] = server.replica.failed
     await asyncio.wait([stop, failed], return_when=asyncio.FIRST_COMPLETED)
     if failed.done():
         # The replica has said why. What the disk holds is unknown: nothing more is written, least of all a
