@@ -41,7 +41,6 @@ class Writers:
 
     def __init__(self, endpoints: Sequence[str]) -> None:
         self.acknowledged: dict[bytes, bytes] = {}
-        self.retries = 0
         self._endpoints = list(endpoints)
         self._stopping = False
         self._newest_send = 0.0
@@ -96,7 +95,6 @@ class Writers:
                     self._newest_send = max(self._newest_send, sent)
                     number += 1
             except RpcError:
-                self.retries += 1
                 await asyncio.sleep(RETRY_PAUSE)
             finally:
                 await channel.close()

@@ -292,15 +292,6 @@ class ServerStream(ServerCall):
             finally:
                 self._writing = None
 
-    def send_nowait(self, message: bytes) -> bool:
-        """Send without waiting; False if nothing was sent because the queue is full or the client has
-        gone."""
-        if self.closed or self.local_closed or not self.writable:
-            return False
-        self._send_initial_headers()
-        self.send_data(frame_message(message))
-        return True
-
     def _send_initial_headers(self) -> None:
         if not self._headers_sent:
             self._headers_sent = True

@@ -58,10 +58,6 @@ def stored_key(key: bytes) -> bytes:
     return key[:LONG_PREFIX] + hashlib.sha256(key).digest()
 
 
-def is_long(stored: bytes) -> bool:
-    return len(stored) == MAX_STORED_KEY
-
-
 def is_deletion(entry: bytes) -> bool:
     return entry[VERSION_AT:] == NO_VERSION
 

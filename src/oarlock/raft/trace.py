@@ -1,7 +1,7 @@
 """Trace events: what the core tells the outside about itself, one type per kind of event.
 
-The core's only logging. A callback given to `Raft` receives them in order; logs, metrics, the visualiser and
-the checkers are made from them. With no callback, an event costs one comparison.
+The core's only logging. A callback given to `Raft` receives them in order; what is to be
+logged, counted, checked or drawn is made from them. With no callback, an event costs one comparison.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from oarlock.machine.ports import Command, Machine
 from oarlock.raft.messages import Message
-from oarlock.raft.types import Entry, HardState, Member, NodeId, Recovered
+from oarlock.raft.types import Entry, HardState, Member, Recovered
 
 
 class LogStorage(Protocol):
@@ -62,5 +62,4 @@ class Transport(Protocol):
     async def close(self) -> None: ...
 
 
-Deliver = Callable[[list[Message]], None]
-__all__ = ["Command", "Deliver", "LogStorage", "Machine", "NodeId", "Recovered", "Transport"]
+__all__ = ["Command", "LogStorage", "Machine", "Recovered", "Transport"]

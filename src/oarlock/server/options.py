@@ -37,13 +37,9 @@ class Option(msgspec.Struct, frozen=True):
     help: str
     metavar: str = ""
 
-    @property
-    def variable(self) -> str:
-        """The environment variable that sets it."""
-        return environment_name(self.flag)
-
 
 def environment_name(flag: str) -> str:
+    """The environment variable that sets a flag."""
     return "OARLOCK_" + flag.upper().replace("-", "_")
 
 
