@@ -6,7 +6,7 @@ both, so that neither has to import `oarlock.replica`, which drives them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +23,19 @@ class Command(msgspec.Struct, frozen=True, gc=False):
     request: Any = None
     """What the proposer handed in beside the bytes, on the member that proposed it (an already decoded
     form, say); None on all others. Must not change the result."""
+    time: int = 0
+    """The cluster's clock when the leader appended it, in milliseconds: equal on every member, and never
+    falls from one command to the next. The only clock that `apply` may look at."""
+
+
+class Capture(Protocol):
+    """A state machine's state at one index, frozen: what is applied later does not show in it."""
+
+    def chunks(self) -> Iterator[bytes]:
+        """The state as bytes, in pieces of about a megabyte. Called once, in a worker thread."""
+
+    def close(self) -> None:
+        """Release it, read or not. In any thread; idempotent."""
 
 
 class Machine(Protocol):
@@ -43,5 +56,22 @@ class Machine(Protocol):
         `applied_index` is at least the last command's index: entries without a command count too.
         `commands` may be empty.
         """
+
+    @property
+    def can_snapshot(self) -> bool:
+        """Whether the rest works. If not, the log is kept whole: in memory and on disk."""
+
+    def capture(self) -> Capture:
+        """Freeze the state as of `applied_index`. Takes no time: applying goes on at once."""
+
+    def prepare(self, chunks: Iterable[bytes]) -> Any:
+        """Turn what a `Capture` gave, on whatever member, into something that `install` takes.
+
+        In a worker thread, while `apply` goes on: this is where the time is spent. Raises `StorageError` if
+        the bytes make no sense or find no room.
+        """
+
+    def install(self, prepared: Any, applied_index: int) -> None:
+        """Replace the whole state. On the loop's thread, between two batches; takes no time."""
 
     def close(self) -> None: ...

@@ -13,9 +13,18 @@ ReadIndex           a follower with reads    the leader answers with its commit 
                     to serve (6.4)           of AppendEntries has confirmed that it still leads
 Propose             a follower with          the leader of this very term appends the commands; anyone else
                     commands for the leader  refuses the whole batch
+InstallSnapshot     a leader to a follower   fetches the snapshot from the sender (in chunks, on a connection of
+                    that is behind its log;  its own, outside the core), then replaces its log and state by it;
+                    repeated like heartbeats says in each reply how far it is (5.1)
+TimeoutNow          a leader that hands over stands for election at once, without PreVote (3.10)
+ChangeMembership    a member whose operator  the leader judges the change and appends the configuration, or says
+                    asked it for a change    why not (chapter 4)
+SnapshotTurn        a member that wants to   the leader grants turns, to a minority of the members at once
+                    write a snapshot         (5.1.2); the reply, with `done`, gives the turn back
 ==================  ======================  ==========================================================
 
-Every request has a reply of the same name with ``Reply`` behind it; `ProposeReply` is only sent to refuse.
+Every request but `TimeoutNow` has a reply of the same name with ``Reply`` behind it; `ProposeReply` is only
+sent to refuse.
 `term` is the sender's term, except in `PreVote` and a granted `PreVoteReply`, where it is the term that
 the election would have. Delivery may fail, delay and reorder; all but `Propose` may also be duplicated.
 
@@ -26,7 +35,7 @@ from __future__ import annotations
 
 import msgspec
 
-from oarlock.raft.types import Entry, Index, NodeId, Term
+from oarlock.raft.types import Change, Entry, Index, NodeId, Snapshot, Term
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, gc=False, tag_field="kind"):
@@ -49,6 +58,8 @@ class PreVoteReply(_Message, frozen=True, array_like=True, gc=False, tag=2):
 class RequestVote(_Message, frozen=True, array_like=True, gc=False, tag=3):
     last_log_index: Index
     last_log_term: Term
+    transfer: bool = False
+    """The leader itself asked for this election: that it is alive is no reason to refuse (4.2.3)."""
 
 
 class RequestVoteReply(_Message, frozen=True, array_like=True, gc=False, tag=4):
@@ -102,6 +113,53 @@ class ProposeReply(_Message, frozen=True, array_like=True, gc=False, tag=10):
     """True: the leader is at a bound. False: the receiver of the batch does not lead."""
 
 
+class InstallSnapshot(_Message, frozen=True, array_like=True, gc=False, tag=11):
+    snapshot: Snapshot
+    size: int
+    """Bytes of the state machine's part, which has to be fetched."""
+    checksum: int
+    """Their CRC-32C."""
+    round: int = 0
+    """As in AppendEntries: it serves as a heartbeat while entries cannot."""
+
+
+class InstallSnapshotReply(_Message, frozen=True, array_like=True, gc=False, tag=12):
+    match_index: Index
+    """As in a successful AppendEntriesReply; 0 while the snapshot is still on its way."""
+    round: int = 0
+    received: int = 0
+    """Bytes that have arrived, for people."""
+
+
+class TimeoutNow(_Message, frozen=True, array_like=True, gc=False, tag=13):
+    pass
+
+
+class ChangeMembership(_Message, frozen=True, array_like=True, gc=False, tag=14):
+    number: int
+    """The sender's number for this request, for the reply."""
+    change: Change
+
+
+class ChangeMembershipReply(_Message, frozen=True, array_like=True, gc=False, tag=15):
+    number: int
+    index: Index
+    """Where the configuration was appended: the change is made when it is committed, in this term. 0: it
+    was refused."""
+    reason: int = 0
+    """A `ChangeReason`; 0 with `index` 0: the receiver does not lead."""
+    text: str = ""
+
+
+class SnapshotTurn(_Message, frozen=True, array_like=True, gc=False, tag=16):
+    done: bool = False
+    """False: may I? True: thank you, the turn is free."""
+
+
+class SnapshotTurnReply(_Message, frozen=True, array_like=True, gc=False, tag=17):
+    granted: bool
+
+
 Message = (
     PreVote
     | PreVoteReply
@@ -113,4 +171,11 @@ Message = (
     | ReadIndexReply
     | Propose
     | ProposeReply
+    | InstallSnapshot
+    | InstallSnapshotReply
+    | TimeoutNow
+    | ChangeMembership
+    | ChangeMembershipReply
+    | SnapshotTurn
+    | SnapshotTurnReply
 )

@@ -18,6 +18,8 @@ Term = int
 """Raft's logical clock (dissertation 3.3). 0 is before the first election."""
 Index = int
 """Position in the log, from 1. 0 is the empty log."""
+Milliseconds = int
+"""A time on the cluster's clock: how long the cluster has had a leader, all in all."""
 
 NOBODY: NodeId = 0
 
@@ -43,6 +45,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     term: Term
     kind: EntryKind = EntryKind.COMMAND
     data: bytes = b""
+    time: Milliseconds = 0
+    """The cluster's clock when a leader appended it (dissertation 6.3); never falls along the log."""
 
 
 class HardState(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -64,6 +68,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True, gc=False):
     name: str
     peer_urls: tuple[str, ...] = ()
     client_urls: tuple[str, ...] = ()
+    priority: int = 0
+    """A leader hands over to a caught-up voter of a higher priority than its own."""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -80,6 +86,12 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, gc=False):
     outgoing: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()
     members: tuple[Member, ...] = ()
+    demoted: tuple[NodeId, ...] = ()
+    """Joint only: those of `outgoing` that become learners when the joint phase ends; the rest leave."""
+    joining: tuple[NodeId, ...] = ()
+    """Learners that the leader promotes by itself once they have caught up (4.2.1)."""
+    removed: tuple[NodeId, ...] = ()
+    """The latest that were removed, oldest first: they are refused for good."""
 
     @property
     def joint(self) -> bool:
@@ -107,6 +119,12 @@ class Configuration(msgspec.Struct, frozen=True, array_like=True, gc=False):
             return "there are no voters"
         if both := {*self.voters, *self.outgoing} & {*self.learners}:
             return f"voters that are learners too: {sorted(both)}"
+        if strangers := {*self.demoted} - ({*self.outgoing} - {*self.voters}):
+            return f"demoted members that are not on their way out: {sorted(strangers)}"
+        if strangers := {*self.joining} - {*self.learners}:
+            return f"joining members that are not learners: {sorted(strangers)}"
+        if ghosts := {*self.removed} & {*self.ids}:
+            return f"members that were removed: {sorted(ghosts)}"
         if self.members and sorted(member.id for member in self.members) != list(self.ids):
             return "the members are not exactly those that the id lists name"
         return None
@@ -119,9 +137,56 @@ class ReadState(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index: Index
 
 
+class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A change of the membership, as an operator asks for it: any number of these at once (chapter 4).
+
+    The leader works out the configuration, against the one that it has: `oarlock.raft.membership.planned`.
+    """
+
+    add: tuple[Member, ...] = ()
+    """New members. They come in as learners."""
+    learners: bool = False
+    """The new ones stay learners until `promote`; else the leader promotes them once they have caught up."""
+    promote: tuple[NodeId, ...] = ()
+    """Learners that become voters now."""
+    demote: tuple[NodeId, ...] = ()
+    """Voters that become learners."""
+    remove: tuple[NodeId, ...] = ()
+    update: tuple[Member, ...] = ()
+    """Members with new names, addresses or priorities; the id says whom it is about."""
+    expected_index: Index = 0
+    """Unless 0: the index of the configuration that the caller saw. Refused if there is a newer one."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a prefix of the log amounts to, beside the state machine's own bytes (dissertation 5.1).
+
+    Those bytes are somewhere on disk; this value names them, and is stored with them.
+    """
+
+    index: Index
+    """The last entry that the snapshot covers: committed and applied."""
+    term: Term
+    """That entry's term."""
+    configuration: Configuration
+    """In effect at `index`."""
+    configuration_index: Index = 0
+    """Where it stood in the log."""
+    time: Milliseconds = 0
+    """The cluster's clock at `index`."""
+
+
+class LogBase(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The entry before the first of a log: everything up to it was dropped (or there was nothing)."""
+
+    index: Index = 0
+    term: Term = 0
+
+
 class Recovered(msgspec.Struct, frozen=True):
     """What a log storage held when it was opened."""
 
     hard_state: HardState
     entries: Sequence[Entry]
-    """Consecutive, from index 1 (there is no compaction yet)."""
+    """Consecutive, from `base.index` + 1."""
+    base: LogBase = LogBase()
