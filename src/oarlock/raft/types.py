@@ -176,6 +176,16 @@ class Snapshot(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The cluster's clock at `index`."""
 
 
+class StoredSnapshot(msgspec.Struct, frozen=True, array_like=True):
+    """A snapshot that is whole and durable on this member."""
+
+    snapshot: Snapshot
+    size: int
+    """Bytes of the state machine's part."""
+    checksum: int
+    """Their CRC-32C."""
+
+
 class LogBase(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The entry before the first of a log: everything up to it was dropped (or there was nothing)."""
 

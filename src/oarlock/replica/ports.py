@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-import msgspec
-
 from oarlock.machine.ports import Capture, Command, Machine
 from oarlock.raft.messages import Message
-from oarlock.raft.types import Entry, HardState, Index, LogBase, Member, NodeId, Recovered, Snapshot
+from oarlock.raft.types import (
+    Entry,
+    HardState,
+    Index,
+    LogBase,
+    Member,
+    NodeId,
+    Recovered,
+    Snapshot,
+    StoredSnapshot,
+)
 
 
 class LogStorage(Protocol):
@@ -47,23 +55,8 @@ class LogStorage(Protocol):
         behind it.
         """
 
-    @property
-    def stalled_since(self) -> float | None:
-        """When the oldest write or sync that is still under way was handed to the disk (the event loop's
-        clock); None if there is none."""
-
     async def close(self) -> None:
         """Finish what was appended, then release everything. Idempotent."""
-
-
-class StoredSnapshot(msgspec.Struct, frozen=True):
-    """A snapshot that is whole and durable."""
-
-    snapshot: Snapshot
-    size: int
-    """Bytes of the state machine's part."""
-    checksum: int
-    """Their CRC-32C."""
 
 
 class SnapshotReader(Protocol):
