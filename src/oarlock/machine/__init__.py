@@ -6,9 +6,11 @@ key-value store does, implements `Machine` instead.
 
 from oarlock.machine.adapter import MachineAdapter
 from oarlock.machine.declare import StateMachine, command, encode_call, query, run_query
-from oarlock.machine.ports import Command, Machine
+from oarlock.machine.ports import Capture, CaptureFailed, Command, Machine
 
 __all__ = [
+    "Capture",
+    "CaptureFailed",
     "Command",
     "Machine",
     "MachineAdapter",

@@ -11,6 +11,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from oarlock.errors import OarlockError
+
+
+class CaptureFailed(OarlockError):
+    """The state cannot be captured, or its capture had to be given up. Nothing is wrong with the member, and
+    nothing was changed: report it, keep the log, and try again later."""
+
 
 class Command(msgspec.Struct, frozen=True, gc=False):
     """One committed command on its way into the state machine."""
@@ -32,7 +39,12 @@ class Capture(Protocol):
     """A state machine's state at one index, frozen: what is applied later does not show in it."""
 
     def chunks(self) -> Iterator[bytes]:
-        """The state as bytes, in pieces of about a megabyte. Called once, in a worker thread."""
+        """The state as bytes, in pieces of about a megabyte. Called once, in a worker thread.
+
+        Raises, from any step of the iteration:
+            CaptureFailed: it was given up (the state machine needed the room, say): the pieces are worthless.
+            StorageError: the disk failed.
+        """
 
     def close(self) -> None:
         """Release it, read or not. In any thread; idempotent."""
@@ -62,7 +74,10 @@ class Machine(Protocol):
         """Whether the rest works. If not, the log is kept whole: in memory and on disk."""
 
     def capture(self) -> Capture:
-        """Freeze the state as of `applied_index`. Takes no time: applying goes on at once."""
+        """Freeze the state as of `applied_index`. Takes no time: applying goes on at once.
+
+        On the loop's thread, between two batches. Raises `CaptureFailed`.
+        """
 
     def prepare(self, chunks: Iterable[bytes]) -> Any:
         """Turn what a `Capture` gave, on whatever member, into something that `install` takes.
