@@ -17,7 +17,7 @@ Batch = tuple[HardState | None, Sequence[Entry]]
 State = tuple[HardState, list[Entry]]
 
 
-def open_storage(files: MemoryFiles, segment_bytes: int = 544) -> DiskStorage:
+def open_storage(files: MemoryFiles, segment_bytes: int = 656) -> DiskStorage:
     return DiskStorage(WAL, segment_bytes=segment_bytes, files=files, worker=LoopWorker(), random=Random(7))
 
 
@@ -44,7 +44,7 @@ def loaded(storage: DiskStorage) -> State:
     return recovered.hard_state, list(recovered.entries)
 
 
-def run_log(files: MemoryFiles, batches: Sequence[Batch], *, close: bool, segment_bytes: int = 544) -> None:
+def run_log(files: MemoryFiles, batches: Sequence[Batch], *, close: bool, segment_bytes: int = 656) -> None:
     """Write a log, batch by batch; close it in good order, or abandon it as a killed process does."""
 
     async def main() -> None:
@@ -68,4 +68,4 @@ SAMPLE: list[Batch] = [
     (HardState(3, 2, 9), make_entries(11, 13, term=3, data=b"zz")),
     (HardState(3, 2, 13), make_entries(14, 14, term=3)),
 ]
-"""Nine batches that fill two segments of 544 bytes and begin a third."""
+"""Nine batches that fill two segments of 656 bytes and begin a third."""

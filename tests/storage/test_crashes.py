@@ -36,7 +36,7 @@ class Fuse:
             raise PowerCut
 
 
-def run_until_power_cut(files: MemoryFiles, batches: list[Batch], segment_bytes: int = 544) -> int:
+def run_until_power_cut(files: MemoryFiles, batches: list[Batch], segment_bytes: int = 656) -> int:
     """Append one by one, close. Returns how many were acknowledged before the power went."""
     acknowledged = 0
 
@@ -96,7 +96,7 @@ def test_power_cut_during_repair_is_repaired(seed: int) -> None:
         assert fits(loaded(open_storage(files)), SAMPLE, acknowledged)
 
 
-@pytest.mark.parametrize("segment_bytes", [544, 1024])
+@pytest.mark.parametrize("segment_bytes", [656, 1024])
 def test_what_a_killed_process_left_is_durable_when_the_next_one_has_loaded_it(segment_bytes: int) -> None:
     """A kill leaves records and names in the page cache that were never synced. The next process reads them
     like all others, and the core counts what it read as stored: so the power may go right after."""
@@ -126,7 +126,7 @@ def test_what_is_stored_after_a_kill_is_there_after_a_power_cut() -> None:
         assert (hard_state.term, len(entries)) == (9, index), f"killed before operation {blows_at}"
 
 
-@pytest.mark.parametrize("segment_bytes", [544, 4096])
+@pytest.mark.parametrize("segment_bytes", [656, 4096])
 async def test_record_whose_sync_failed_does_not_count_as_stored_because_the_cache_still_has_it(
     segment_bytes: int,
 ) -> None:

@@ -208,13 +208,13 @@ def test_copy_of_a_record_in_a_value_is_not_taken_for_a_record() -> None:
     run_log(files, SAMPLE[:1], close=False, segment_bytes=4096)
     path = WAL / "00000000000000000001.log"
     data = files.contents(path)
-    begin = find_records(data)[0]
+    begin = find_records(data)[1]
     record = data[begin : len(data.rstrip(b"\0")) + 8]
     hostile = [*SAMPLE[:1], (None, make_entries(4, 4, data=record * 8 + bytes(1) + record * 8))]
     files = MemoryFiles()
     run_log(files, hostile, close=False, segment_bytes=8192)
     data = files.contents(path)
-    start = find_records(data)[0]
+    start = find_records(data)[1]
     second = next(offset for offset in find_records(data) if offset > start)
     damaged = bytearray(data)
     damaged[second + 20] ^= 1
@@ -229,7 +229,7 @@ def test_torn_write_is_reported_in_one_warning_with_file_offset_and_size(
     run_log(files, SAMPLE[:2], close=False, segment_bytes=4096)
     path = WAL / "00000000000000000001.log"
     data = files.contents(path)
-    second = find_records(data)[1]
+    second = find_records(data)[2]
     files.overwrite(path, data[: second + 100] + bytes(len(data) - second - 100))
     assert loaded(open_storage(files, 4096)) == STATES[1]
     (record,) = caplog.records
@@ -245,7 +245,7 @@ def test_cutting_below_the_commit_index_is_refused() -> None:
     run_log(files, batches, close=False, segment_bytes=4096)
     path = WAL / "00000000000000000001.log"
     data = bytearray(files.contents(path))
-    second = find_records(bytes(data))[1]
+    second = find_records(bytes(data))[2]
     data[second + 70] ^= 1
     files.overwrite(path, bytes(data))
     with pytest.raises(CorruptLog, match="up to 4 are known to be durable"):
@@ -259,7 +259,7 @@ def test_large_torn_write_is_zeroed_to_its_end() -> None:
     run_log(files, batches, close=False, segment_bytes=4 << 20)
     path = WAL / "00000000000000000001.log"
     data = bytearray(files.contents(path))
-    second = find_records(bytes(data))[1]
+    second = find_records(bytes(data))[2]
     data[second + 1000] ^= 1
     files.overwrite(path, bytes(data))
     assert loaded(open_storage(files, 4 << 20)) == states(batches)[1]
@@ -274,7 +274,7 @@ def test_cutting_below_what_the_state_machine_has_applied_is_refused() -> None:
     run_log(files, batches, close=False, segment_bytes=4096)
     path = WAL / "00000000000000000001.log"
     data = bytearray(files.contents(path))
-    second = find_records(bytes(data))[1]
+    second = find_records(bytes(data))[2]
     data[second + 70] ^= 1
     files.overwrite(path, bytes(data))
     with pytest.raises(CorruptLog, match="up to 5 are known to be durable") as caught:

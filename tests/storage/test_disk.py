@@ -173,7 +173,7 @@ async def test_failure_to_make_the_segment_for_the_closing_record_is_reported_as
             raise OSError(errno.EIO, "injected")
 
     files = MemoryFiles()
-    storage = open_storage(files, segment_bytes=256)
+    storage = open_storage(files, segment_bytes=368)
     storage.load()
     await store(storage, None, make_entries(1, 1, data=bytes(100)))
     files.before = fail
@@ -196,6 +196,7 @@ def test_merged_appends_have_the_effect_of_all(appends: list[tuple[int, int]], e
         Append(HardState(n, 0, 0), make_entries(first, last) if first else (), lambda error: None)
         for n, (first, last) in enumerate(appends)
     ]
-    hard_state, entries = merge(calls)
+    hard_state, entries, base = merge(calls)
+    assert base is None
     assert hard_state == HardState(len(appends) - 1, 0, 0)
     assert [entry.index for entry in entries] == expected

@@ -16,7 +16,7 @@ from random import Random, SystemRandom
 from typing import NamedTuple
 
 from oarlock.errors import DataDirError, DiskFailure, DiskFull, invariant
-from oarlock.raft.types import Entry, HardState, Recovered
+from oarlock.raft.types import Entry, HardState, Index, LogBase, Recovered
 from oarlock.storage.files import Files, RealFiles
 from oarlock.storage.recovery import recover
 from oarlock.storage.segment import SEGMENT_BYTES
@@ -38,6 +38,7 @@ class Append(NamedTuple):
     hard_state: HardState | None
     entries: Sequence[Entry]
     on_durable: OnDurable
+    base: LogBase | None = None
 
 
 _NOTHING = Append(None, (), lambda failure: None)
@@ -51,6 +52,8 @@ class DiskStorage:
         directory: made if it does not exist. One process at a time: `DataDir` holds the lock.
         durable_index: entries up to here are known to have been stored, because the state machine has applied
             them: a log that ends before it is corrupt, not torn.
+        snapshot_index: entries up to here are in a durable snapshot: a log that ends before it is sound. So does
+            one where the power went between installing a snapshot and beginning the log anew.
         segment_bytes: size of new segments; larger only for a batch that needs it.
         files: the file system.
         worker: where writing and syncing happens.
@@ -61,7 +64,8 @@ class DiskStorage:
         self,
         directory: Path,
         *,
-        durable_index: int = 0,
+        durable_index: Index = 0,
+        snapshot_index: Index = 0,
         segment_bytes: int = SEGMENT_BYTES,
         files: Files | None = None,
         worker: Worker[Append] | None = None,
@@ -69,6 +73,8 @@ class DiskStorage:
     ) -> None:
         self._directory = directory
         self._durable_index = durable_index
+        self._snapshot_index = snapshot_index
+        self._compact_to: Index = 0
         self._segment_bytes = segment_bytes
         self._files: Files = RealFiles() if files is None else files
         self._worker: Worker[Append] = ThreadWorker() if worker is None else worker
@@ -96,7 +102,7 @@ class DiskStorage:
             self._files.sync_dir(self._directory.parent)
             # A process that was killed may have left names that are not durable yet.
             self._files.sync_dir(self._directory)
-            log, tail = recover(self._files, self._directory, self._durable_index)
+            log, tail = recover(self._files, self._directory, self._durable_index, self._snapshot_index)
             self._writer = LogWriter(
                 self._files, self._directory, self._segment_bytes, log, tail, self._random
             )
@@ -104,17 +110,39 @@ class DiskStorage:
             if error.errno in _FULL or error.errno == errno.EIO:
                 raise disk_failure(error, self._directory) from error
             raise DataDirError(f"{self._directory}: cannot use the log: {error.strerror or error}") from None
-        return Recovered(log.hard_state, log.entries)
+        return Recovered(log.state.hard_state, log.entries, log.state.base)
 
-    def append(self, hard_state: HardState | None, entries: Sequence[Entry], on_durable: OnDurable) -> None:
+    @property
+    def size(self) -> int:
+        """Bytes of the log's files."""
+        return 0 if self._writer is None else self._writer.size
+
+    def append(
+        self,
+        hard_state: HardState | None,
+        entries: Sequence[Entry],
+        on_durable: OnDurable,
+        base: LogBase | None = None,
+    ) -> None:
         """Queue for the next batch. See `oarlock.replica.ports.LogStorage.append`."""
+        self._submit(Append(hard_state, entries, on_durable, base))
+
+    def compact(self, index: Index) -> None:
+        """Delete the segments that hold nothing behind ``index``: the worker does, one between two batches.
+
+        See `oarlock.replica.ports.LogStorage.compact`.
+        """
+        self._compact_to = max(self._compact_to, index)
+        self._submit(_NOTHING)
+
+    def _submit(self, append: Append) -> None:
         invariant(
             self._writer is not None and not self._closed, "append() is called between load() and close()"
         )
         if not self._started:
             self._worker.start(self._store, self._prepare)
             self._started = True
-        self._worker.submit(Append(hard_state, entries, on_durable))
+        self._worker.submit(append)
 
     def try_to_grow(self) -> bool:
         """Whether there is room. If there was none, the worker looks again, for the next call to tell."""
@@ -142,9 +170,9 @@ class DiskStorage:
             try:
                 invariant(self._writer is not None, "the worker is started after load()")
                 for batch in batches(appends):
-                    hard_state, entries = merge(batch)
-                    if hard_state is not None or entries:
-                        self._writer.append(hard_state, entries)  # type: ignore[union-attr]
+                    hard_state, entries, base = merge(batch)
+                    if hard_state is not None or entries or base is not None:
+                        self._writer.append(hard_state, entries, base)  # type: ignore[union-attr]
             except OSError as error:
                 self._failure = disk_failure(error, self._directory)
             except Exception as error:
@@ -152,9 +180,11 @@ class DiskStorage:
         return partial(_deliver, appends, self._failure)
 
     def _prepare(self) -> None:
-        """On the worker, between batches."""
-        if self._failure is None and self._writer is not None:
+        """On the worker, between batches. There are no more once it is closed."""
+        if self._failure is None and self._writer is not None and not self._closed:
             try:
+                if self._compact_to and self._writer.compact(self._compact_to):
+                    self._worker.submit(_NOTHING)
                 self._writer.prepare()
                 self.full = self._writer.full
             except OSError as error:
@@ -181,21 +211,25 @@ def batches(appends: Sequence[Append]) -> Iterator[Sequence[Append]]:
     yield appends[begin:]
 
 
-def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry]]:
+def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry], LogBase | None]:
     """One append with the effect of all of them in order."""
     if len(appends) == 1:
-        return appends[0].hard_state, appends[0].entries
+        return appends[0].hard_state, appends[0].entries, appends[0].base
     hard_state: HardState | None = None
     entries: list[Entry] = []
+    base: LogBase | None = None
     for append in appends:
         if append.hard_state is not None:
             hard_state = append.hard_state
+        if append.base is not None:
+            # Nothing that was appended before it is left; nor is a base before it.
+            base, entries = append.base, []
         if append.entries:
             if entries:
                 # The later call replaces what the earlier ones would have stored at its indexes.
                 del entries[max(append.entries[0].index - entries[0].index, 0) :]
             entries += append.entries
-    return hard_state, entries
+    return hard_state, entries, base
 
 
 def disk_failure(error: OSError, path: Path) -> DiskFailure:

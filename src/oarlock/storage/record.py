@@ -55,6 +55,10 @@ class RecordKind(enum.IntEnum):
     """Hard state and entries."""
     CLOSED = 2
     """No payload: the log was closed in good order here, so what is before it was complete."""
+    SUMMARY = 3
+    """What all records before it amount to (`oarlock.storage.state`). The first record of each segment."""
+    RESET = 4
+    """A batch behind a base: the log begins anew with it, and all entries before it are gone."""
 
 
 class RecordHeader(NamedTuple):

@@ -10,8 +10,10 @@ The writer syncs each record before it writes the next. Three rules follow, and 
    to the last record with data.
 
 A file shorter than it was made is corruption too: its size was durable before its first record, and a torn
-write does not take it back. One more check covers what the rules leave: cutting must not remove an entry that
-an intact record says is committed, or that the state machine has applied.
+write does not take it back. So is a segment without its first record, which was durable before the segment's
+name. And so are missing files: of segments between others, and before the first one unless a summary says
+that they may have been deleted (`oarlock.storage.state`). One more check covers what the rules leave: a log
+must not end before an entry that an intact record says is committed, or that the state machine has applied.
 
 What cannot be told apart: bit rot in the very last record of a log that was not closed, and a torn write.
 """
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from oarlock.errors import CorruptLog, WireError
-from oarlock.raft.types import Entry, HardState
+from oarlock.raft.types import Entry, Index, LogBase
 from oarlock.storage.files import File, Files, write_zeros
 from oarlock.storage.record import (
     ALIGNMENT,
@@ -41,6 +43,7 @@ from oarlock.storage.segment import (
     segment_name,
     segment_number,
 )
+from oarlock.storage.state import LogState, decode_summary, split_base
 from oarlock.wire.entries import decode_batch
 
 _logger = logging.getLogger(__name__)
@@ -51,11 +54,11 @@ _PIECE_BYTES = 1 << 20
 class Log:
     """What the records read so far amount to."""
 
-    hard_state: HardState = field(default_factory=HardState)
+    state: LogState = field(default_factory=LogState)
     entries: list[Entry] = field(default_factory=list)
-    next_sequence: int = 1
-    commit_index: int = 0
-    """The highest that a record stated."""
+    """From `state.base` on."""
+    begun: bool = False
+    """The first summary was read: what is read from here on continues something."""
     closed: bool = False
     """The last record says that the log was closed in good order."""
 
@@ -70,11 +73,13 @@ class Tail:
     offset: int
 
 
-def recover(files: Files, directory: Path, durable_index: int = 0) -> tuple[Log, Tail | None]:
+def recover(
+    files: Files, directory: Path, durable_index: Index = 0, snapshot_index: Index = 0
+) -> tuple[Log, Tail | None]:
     """Read every segment in ``directory``, repair a torn tail, and return what is stored.
 
     The tail is None if there is no segment yet. Entries up to ``durable_index`` are known, from elsewhere, to
-    have been durable: losing one of them is corruption.
+    have been durable: losing one of them is corruption, unless a durable snapshot covers them.
 
     Raises:
         CorruptLog: see above. Nothing was changed.
@@ -83,6 +88,10 @@ def recover(files: Files, directory: Path, durable_index: int = 0) -> tuple[Log,
     """
     names = files.list_dir(directory)
     paths = _segments(directory, names)
+    if durable_index <= snapshot_index:
+        durable_index = 0
+    if not paths and (durable_index or snapshot_index):
+        raise CorruptLog(directory / segment_name(1), 0, "the file is missing, and so are all later ones")
     log = Log()
     tail: Tail | None = None
     broken = ""
@@ -95,6 +104,7 @@ def recover(files: Files, directory: Path, durable_index: int = 0) -> tuple[Log,
             _check_place(header, path, len(data), log, tail, broken)
             last, offset, broken = _read_segment(data, header, path, log)
             if path is paths[-1]:
+                _check_beginning(paths[0], log)
                 _cut(file, data, header, path, offset, broken, log, durable_index)
                 _write_again(file, data, last, offset)
         except BaseException:
@@ -120,25 +130,40 @@ def _check_place(
         raise CorruptLog(path, 0, f"this is segment {header.number} under another name")
     if size < header.size:
         raise CorruptLog(path, size, f"the file is cut off: it was made with {header.size} bytes")
-    if header.first_sequence > log.next_sequence and before is not None:
+    if before is None:
+        log.state.next_sequence = header.first_sequence
+    elif header.first_sequence > log.state.next_sequence:
         # Rule 1: this segment was begun when all records before it were durable.
         raise CorruptLog(
             before.path,
             before.offset,
             f"{broken}, and {path.name} goes on with record {header.first_sequence} "
-            f"where {log.next_sequence} has to follow",
+            f"where {log.state.next_sequence} has to follow",
         )
-    if header.first_sequence != log.next_sequence:
-        raise CorruptLog(path, 0, f"it begins with record {header.first_sequence}, not {log.next_sequence}")
+    elif header.first_sequence < log.state.next_sequence:
+        raise CorruptLog(
+            path, 0, f"it begins with record {header.first_sequence}, not {log.state.next_sequence}"
+        )
 
 
 def _segments(directory: Path, names: list[str]) -> list[Path]:
-    """The segments' paths in order, none missing."""
+    """The segments' paths in order, none missing between them."""
     numbers = sorted(number for name in names if (number := segment_number(name)) is not None)
-    for expected, number in enumerate(numbers, start=1):
+    for expected, number in enumerate(numbers, start=numbers[0] if numbers else 1):
         if number != expected:
             raise CorruptLog(directory / segment_name(expected), 0, "the file is missing")
     return [directory / segment_name(number) for number in numbers]
+
+
+def _check_beginning(first: Path, log: Log) -> None:
+    """Raise CorruptLog unless the segments before the first one were deleted by us."""
+    number = log.state.segments[0].number
+    if number > log.state.first_segment:
+        raise CorruptLog(
+            first.with_name(segment_name(number - 1)),
+            0,
+            f"the file is missing, and only those before {segment_name(log.state.first_segment)} may be",
+        )
 
 
 def _read_segment(data: bytes, header: SegmentHeader, path: Path, log: Log) -> tuple[int, int, str]:
@@ -146,41 +171,63 @@ def _read_segment(data: bytes, header: SegmentHeader, path: Path, log: Log) -> t
     last = offset = SEGMENT_HEADER_BYTES
     while True:
         record = decode_header(data, offset, header.salt)
-        if isinstance(record, str):
-            return last, offset, record
-        payload = decode_payload(data, offset, record)
-        if isinstance(payload, str):
-            return last, offset, payload
+        payload = record if isinstance(record, str) else decode_payload(data, offset, record)
+        if isinstance(record, str) or isinstance(payload, str):
+            broken = record if isinstance(record, str) else str(payload)
+            if offset == SEGMENT_HEADER_BYTES:
+                raise CorruptLog(path, offset, f"{broken}, where the segment's summary was made durable")
+            return last, offset, broken
+        if offset == SEGMENT_HEADER_BYTES and record.kind != RecordKind.SUMMARY:
+            raise CorruptLog(path, offset, f"a record of kind {record.kind} where a segment has its summary")
         if problem := _add(record, payload, log):
             raise CorruptLog(path, offset, problem)
+        if offset == SEGMENT_HEADER_BYTES:
+            log.state.add_segment(header.number, header.size)
         last = offset
         offset += record.record_bytes
 
 
 def _add(record: RecordHeader, payload: bytes, log: Log) -> str | None:
     """Apply an intact record. Returns what is wrong with it, if its contents make no sense here."""
-    if record.sequence != log.next_sequence:
-        return f"record {record.sequence} where {log.next_sequence} has to follow"
-    log.next_sequence += 1
+    if record.sequence != log.state.next_sequence:
+        return f"record {record.sequence} where {log.state.next_sequence} has to follow"
+    log.state.next_sequence += 1
     log.closed = record.kind == RecordKind.CLOSED
-    if log.closed:
-        return None
-    if record.kind != RecordKind.BATCH:
-        return f"a record of unknown kind {record.kind}"
     try:
-        hard_state, entries = decode_batch(payload)
+        if record.kind == RecordKind.SUMMARY:
+            return _add_summary(payload, log)
+        if record.kind == RecordKind.BATCH:
+            return _add_batch(record, None, payload, log)
+        if record.kind == RecordKind.RESET:
+            return _add_batch(record, *split_base(payload), log)
     except WireError as error:
         return str(error)
-    if hard_state is not None:
-        log.hard_state = hard_state
-        log.commit_index = max(log.commit_index, hard_state.commit_index)
+    return None if log.closed else f"a record of unknown kind {record.kind}"
+
+
+def _add_summary(payload: bytes, log: Log) -> str | None:
+    """The first one is where the log begins for us; all later ones must say what we know."""
+    summary, state = decode_summary(payload), log.state
+    if log.begun and (summary.hard_state, summary.last) != (state.hard_state, state.last):
+        return f"a summary that does not fit the records before it: {summary.hard_state}, {summary.last}"
+    if not log.begun:
+        state.add(summary.hard_state, (), summary.last)
+        log.begun = True
+    state.first_segment = max(state.first_segment, summary.first_segment)
+    return None
+
+
+def _add_batch(record: RecordHeader, base: LogBase | None, payload: bytes, log: Log) -> str | None:
+    hard_state, entries = decode_batch(payload)
+    if entries and (entries[0].index, entries[-1].index) != (record.first_index, record.last_index):
+        return "the entries are not those that the record's header names"
+    if problem := log.state.problem(entries, base):
+        return problem
+    log.state.add(hard_state, entries, base)
+    if base is not None:
+        log.entries.clear()
     if entries:
-        first = entries[0].index
-        if (first, entries[-1].index) != (record.first_index, record.last_index):
-            return "the entries are not those that the record's header names"
-        if first > len(log.entries) + 1:
-            return f"entry {first} where {len(log.entries) + 1} has to follow"
-        del log.entries[first - 1 :]
+        del log.entries[entries[0].index - log.state.base.index - 1 :]
         log.entries += entries
     return None
 
@@ -193,16 +240,17 @@ def _cut(
     offset: int,
     broken: str,
     log: Log,
-    durable_index: int,
+    durable_index: Index,
 ) -> None:
     """Make the last segment end at ``offset``: refuse if that is corruption, overwrite a torn write."""
     behind = find_header(data, offset + ALIGNMENT, header.salt)
     if behind is not None:
         raise CorruptLog(path, offset, f"{broken}, with a valid record behind it at {behind}")
     garbage = _end_of_data(data, offset) - offset
+    known = max(log.state.commit_index, durable_index) if garbage else durable_index
+    if known > log.state.last.index:
+        raise CorruptLog(path, offset, f"{broken}, and entries up to {known} are known to be durable")
     if garbage:
-        if (known := max(log.commit_index, durable_index)) > len(log.entries):
-            raise CorruptLog(path, offset, f"{broken}, and entries up to {known} are known to be durable")
         _logger.warning(
             "%s: torn write at offset %d (%s): %d bytes cut; nobody was told that they were stored",
             path,

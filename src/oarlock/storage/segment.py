@@ -6,9 +6,13 @@
             | magic | version | crc | salt | number | first sequence | first index | size | zeros |
               8       u32       u32   u64    u64      u64              u64           u64    8
 
-A segment gets its name only when its header and its zeros are durable. So a segment with a damaged header
-is damaged, never half made; and its mere existence says that all records before `first sequence` were
-durable, which makes a broken record at the end of the segment before it corruption and not a torn write.
+A segment gets its name only when its header, its first record and its zeros are durable. So a segment whose
+header or first record is damaged is damaged, never half made; and its mere existence says that all records
+before `first sequence` were durable, which makes a broken record at the end of the segment before it
+corruption and not a torn write.
+
+The first record is a summary of all records before it (`oarlock.storage.state`): the log can begin with any
+segment, so those that a snapshot covers are dropped by deleting their files.
 
 Space is reserved for a whole segment (fallocate), so that a full disk is noticed before it matters, and zeros
 are really written a little ahead of the log. Reserving alone is not enough: the first write to a reserved
@@ -29,10 +33,11 @@ import google_crc32c
 from oarlock.errors import CorruptLog, DataDirError, invariant
 from oarlock.storage.files import File, Files, write_zeros
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1, which was never released, had no summaries."""
 SEGMENT_BYTES = 64 << 20
-"""As etcd's. A segment is the unit in which the log will be deleted after snapshots; making one costs a few
-syncs, which a thousand batches share."""
+"""As etcd's. A segment is the unit in which the log is deleted after snapshots; making one costs a few syncs,
+which a thousand batches share."""
 SEGMENT_HEADER_BYTES = 64
 ZEROS_AHEAD = 1 << 20
 """How far ahead of the log zeros are written, at most: 60 batches of 17 KB."""
@@ -84,10 +89,11 @@ def decode_segment_header(data: bytes, path: Path) -> SegmentHeader:
     magic, version, crc, *fields = _HEADER.unpack(data)
     if magic != _MAGIC or google_crc32c.value(data[:12] + bytes(4) + data[16:]) != crc:
         raise CorruptLog(path, 0, "the segment header is damaged")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
+        advice = "newer version of Oarlock" if version > FORMAT_VERSION else "version that wrote it"
         raise DataDirError(
-            f"{path}: written in log format {version}, this program knows formats up to {FORMAT_VERSION}; "
-            "use the newer version of Oarlock"
+            f"{path}: written in log format {version}, this program knows format {FORMAT_VERSION}: "
+            f"use the {advice}"
         )
     return SegmentHeader._make(fields)
 
@@ -122,12 +128,12 @@ class SegmentMaker:
             self._file = file
         return self._file
 
-    def make(self, header: SegmentHeader) -> File:
+    def make(self, header: SegmentHeader, first_record: bytes) -> File:
         """The finished segment of ``header.size``, not less than usual; durable with its name."""
         file = self.prepare()
         if header.size > self._segment_bytes:
             file.preallocate(header.size)
-        file.pwrite(encode_segment_header(header), 0)
+        file.pwrite(encode_segment_header(header) + first_record, 0)
         file.fdatasync()
         # From here on it is a segment: whatever fails now, `close` must not look for it.
         self._file = None

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from oarlock.errors import invariant
-from oarlock.raft.types import Entry, EntryKind, HardState, Recovered
+from oarlock.raft.types import Entry, EntryKind, HardState, Index, LogBase, Recovered
 
 
 class Storage(Protocol):
@@ -27,7 +27,10 @@ class Storage(Protocol):
         hard_state: HardState | None,
         entries: Sequence[Entry],
         on_durable: Callable[[BaseException | None], None],
+        base: LogBase | None = None,
     ) -> None: ...
+
+    def compact(self, index: Index) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -39,7 +42,9 @@ def make_entries(first: int, last: int, term: int = 1, data: bytes = b"data") ->
     )
 
 
-async def store(storage: Storage, hard_state: HardState | None, entries: Sequence[Entry]) -> None:
+async def store(
+    storage: Storage, hard_state: HardState | None, entries: Sequence[Entry], base: LogBase | None = None
+) -> None:
     """Append and wait until it is durable; raises what `on_durable` is given."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -49,7 +54,7 @@ async def store(storage: Storage, hard_state: HardState | None, entries: Sequenc
         else:
             done.set_exception(error)
 
-    storage.append(hard_state, entries, on_durable)
+    storage.append(hard_state, entries, on_durable, base)
     invariant(not done.done(), "on_durable is not called from within append")
     await done
 
@@ -166,13 +171,83 @@ class StorageSuite:
             _check(recovered, HardState(index, 0, index - 1), expected)
         await storage.close()
 
+    async def test_log_that_begins_anew_has_nothing_of_what_was_before(self) -> None:
+        storage = self.open()
+        storage.load()
+        await store(storage, HardState(2, 1, 3), make_entries(1, 9))
+        await store(storage, HardState(4, 0, 50), (), LogBase(50, 3))
+        storage, recovered = await self.reopen(storage)
+        _check(recovered, HardState(4, 0, 50), [], LogBase(50, 3))
+        await store(storage, None, make_entries(51, 53, term=4))
+        storage, recovered = await self.reopen(storage)
+        _check(recovered, HardState(4, 0, 50), make_entries(51, 53, term=4), LogBase(50, 3))
+        await store(storage, None, make_entries(71, 72, term=5), LogBase(70, 5))
+        storage, recovered = await self.reopen(storage)
+        _check(recovered, HardState(4, 0, 50), make_entries(71, 72, term=5), LogBase(70, 5))
+        await storage.close()
+
+    async def test_beginning_anew_works_within_appends_that_become_durable_together(self) -> None:
+        storage = self.open()
+        storage.load()
+        done: list[BaseException | None] = []
+        storage.append(HardState(2, 1, 1), make_entries(1, 9, term=2), done.append)
+        storage.append(None, make_entries(21, 25, term=2), done.append, LogBase(20, 2))
+        storage.append(None, make_entries(24, 26, term=3), done.append)
+        storage.append(None, (), done.append, LogBase(40, 3))
+        storage.append(HardState(3, 0, 40), make_entries(41, 42, term=3), done.append)
+        storage, recovered = await self.reopen(storage)
+        _check(recovered, HardState(3, 0, 40), make_entries(41, 42, term=3), LogBase(40, 3))
+        if done != [None] * 5:
+            raise AssertionError(f"close() delivers everything first, got {done}")
+        await storage.close()
+
+    async def test_compacting_drops_nothing_behind_the_index_and_keeps_the_hard_state(self) -> None:
+        storage = self.open()
+        storage.load()
+        every = [make_entries(index, index, term=1 + index // 4)[0] for index in range(1, 41)]
+        for entry in every:
+            await store(storage, HardState(entry.term, 7, entry.index - 1), (entry,))
+        for index in (13, 5, 30):
+            storage.compact(index)
+            await asyncio.sleep(0)
+        every[39:] = make_entries(40, 41, term=11)
+        await store(storage, HardState(11, 7, 39), every[39:])
+        every += await self._fill(storage, 42, 60)
+        storage, recovered = await self.reopen(storage)
+        base = recovered.base
+        if base.index > 30:
+            raise AssertionError(f"the log begins behind {base.index}, and 31 is still needed")
+        term = every[base.index - 1].term if base.index else 0
+        _check(recovered, HardState(11, 7, 39), every[base.index :], LogBase(base.index, term))
+        await storage.close()
+
+    async def test_compacting_behind_the_end_of_the_log_is_allowed(self) -> None:
+        storage = self.open()
+        storage.load()
+        await self._fill(storage, 1, 9)
+        storage.compact(100)
+        await store(storage, None, make_entries(101, 102, term=2), LogBase(100, 2))
+        storage, recovered = await self.reopen(storage)
+        _check(recovered, HardState(), make_entries(101, 102, term=2), LogBase(100, 2))
+        await storage.close()
+
+    async def _fill(self, storage: Storage, first: Index, last: Index) -> list[Entry]:
+        entries = make_entries(first, last, term=11)
+        for entry in entries:
+            await store(storage, None, (entry,))
+        return list(entries)
+
     async def test_close_may_be_called_twice_and_before_load(self) -> None:
         storage = self.open()
         await storage.close()
         await storage.close()
 
 
-def _check(recovered: Recovered, hard_state: HardState, entries: Sequence[Entry]) -> None:
+def _check(
+    recovered: Recovered, hard_state: HardState, entries: Sequence[Entry], base: LogBase | None = None
+) -> None:
+    if recovered.base != (base or LogBase()):
+        raise AssertionError(f"the log begins behind {recovered.base}, expected {base}")
     if recovered.hard_state != hard_state:
         raise AssertionError(f"hard state {recovered.hard_state}, expected {hard_state}")
     if list(recovered.entries) != list(entries):
