@@ -12,6 +12,11 @@ but would end the process with SIGBUS if a page could not be had. So space is al
 the map growing ahead of need. If that fails, `full` is set while there still is headroom for commands that
 are under way: who serves requests refuses new ones and may `try_to_grow` again. Only a member that has
 used up the headroom cannot go on, and `apply` raises `DiskFull` with nothing changed.
+
+**Snapshots.** `capture` pins the state and copies the file in a thread (`oarlock.kv.snapshot`). While one is
+under way, pages that are freed are not used again, so the file grows faster; and growing the map ends it. So
+there is room made for it before, and if it has to end all the same, for twice as much before the next one. No
+write ever waits for it.
 """
 
 from __future__ import annotations
@@ -22,14 +27,14 @@ import shutil
 import struct
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lmdb
 
-from oarlock.errors import DataDirError, DiskFailure, DiskFull, invariant
+from oarlock.errors import DataDirError, DiskFailure, DiskFull, StorageError, invariant
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.kv import commands as log_commands
 from oarlock.kv import ranges
@@ -37,8 +42,9 @@ from oarlock.kv.errors import Compacted, FutureRevision, KvError
 from oarlock.kv.records import MAX_STORED_KEY, revision_key
 from oarlock.kv.results import RangeResult
 from oarlock.kv.scan import Index
+from oarlock.kv.snapshot import DATA_FILE, Prepared, StoreCapture, directory_beside, prepare
 from oarlock.kv.writer import Writer
-from oarlock.machine.ports import Command
+from oarlock.machine.ports import CaptureFailed, Command
 
 FORMAT = 1
 """Version of the layout in `oarlock.kv.records`. A store of another version is refused, not guessed at."""
@@ -63,7 +69,8 @@ _EMPTY_STATE = _state.pack(FORMAT, 0, FIRST_REVISION, 0)
 class Store:
     """An MVCC key-value store; implements `oarlock.machine.ports.Machine`.
 
-    All methods belong to one thread, but for `hash` and `range_in_thread`. `apply` alone changes state.
+    All methods belong to one thread, but for `hash`, `range_in_thread` and `prepare`. `apply` and `install`
+    alone change state.
     """
 
     applied_index: int
@@ -74,18 +81,14 @@ class Store:
     """Reads below it fail with `Compacted`. 0: nothing was compacted yet."""
     size: int
     """Bytes of the file in use, free pages inside it included."""
+    _map_size: int
     full: bool
     """Whether the disk had no room when the store last tried to grow ahead."""
 
     def __init__(self, path: Path, env: lmdb.Environment) -> None:
         """Use `Store.open`."""
         self.path = path
-        self._env = env
         self._closed = False
-        self._revisions = env.open_db(b"revisions")
-        self._index = env.open_db(b"index", dupsort=True, dupfixed=True)
-        self._meta = env.open_db(b"meta")
-        self._page_size = int(env.stat()["psize"])
         self._reader: lmdb.Transaction[bytes] | None = None
         # Growing the map moves it: nobody may be reading then. Held by the one thread that reads.
         self._mapping = threading.Lock()
@@ -94,8 +97,11 @@ class Store:
         self._may_read = threading.Event()
         self._may_read.set()
         self.full = False
-        self._map_size = int(env.info()["map_size"])
-        self._load()
+        self._captures: list[StoreCapture] = []
+        self._capture_room = 0
+        """What captures need beside the usual headroom, as experience has shown."""
+        self._prepared: Prepared | None = None
+        self._attach(env)
 
     @classmethod
     def open(cls, path: Path | str) -> Store:
@@ -106,39 +112,26 @@ class Store:
             DiskFull: there is no room for even an empty one.
         """
         path = Path(path)
-        env: lmdb.Environment | None = None
         try:
+            _clear(directory_beside(path))
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            file = path / "data.mdb"
-            _discard_unborn(file)
-            size = max(INITIAL_MAP_BYTES, file.stat().st_size if file.exists() else 0)
-            env = lmdb.open(
-                str(path),
-                map_size=size,
-                max_dbs=3,
-                sync=False,
-                metasync=False,
-                writemap=True,
-                max_spare_txns=2,
-                mode=0o600,
-            )
-            _reserve(file, size)  # LMDB takes a file with anything in it for a store: so not earlier
-            invariant(env.max_key_size() >= MAX_STORED_KEY, "this LMDB was built with shorter keys")
+        except OSError as error:
+            raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
+        env = _open_env(path)
+        try:
             return cls(path, env)
-        except (lmdb.Error, OSError) as error:
-            if env is not None:
-                env.close()
+        except lmdb.Error as error:
+            env.close()
             raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
         except BaseException:
-            if env is not None:
-                env.close()
+            env.close()
             raise
 
     @staticmethod
     def destroy(path: Path | str) -> None:
         """Remove the store in `path`, if there is one, so that the next `open` starts an empty one."""
-        if Path(path).exists():
-            shutil.rmtree(path)
+        for directory in (Path(path), directory_beside(Path(path))):
+            _clear(directory)
 
     def close(self) -> None:
         """Sync to disk and release everything. Idempotent.
@@ -149,7 +142,10 @@ class Store:
             if self._closed:
                 return
             self._closed = True
+            self._cancel_captures()
             self._drop_reader()
+            if self._prepared is not None:
+                self._prepared.drop()
             try:
                 self._env.sync(True)
             except lmdb.Error as error:
@@ -208,7 +204,13 @@ class Store:
         return not self.full
 
     def _is_tight(self) -> bool:
-        return self._map_size - self.size < min(self._map_size // 4, MOST_HEADROOM_BYTES)
+        headroom = self._headroom()
+        if any(capture.open for capture in self._captures):
+            headroom //= 2  # growing would end it: not before it has to be
+        return self._map_size - self.size < headroom
+
+    def _headroom(self) -> int:
+        return min(self._map_size // 4, MOST_HEADROOM_BYTES)
 
     def _write(self, requests: list[Any], applied_index: int) -> tuple[list[Any], int]:
         with self._env.begin(write=True) as txn:
@@ -218,16 +220,106 @@ class Store:
             txn.put(_STATE, state, db=self._meta)
         return results, writer.revision
 
-    def _grow(self) -> None:
+    def _grow(self, at_least: int = 0) -> None:
         with self._alone():
             self._drop_reader()
+            if self._cancel_captures():
+                self._capture_room = min(max(2 * self._capture_room, self._headroom()), self.size)
             try:
-                size = self._map_size + min(self._map_size, LARGEST_GROWTH_BYTES)
-                size = _reserve(self.path / "data.mdb", size)
+                size = self._map_size + max(min(self._map_size, LARGEST_GROWTH_BYTES), at_least)
+                size = _reserve(self.path / DATA_FILE, size)
                 self._env.set_mapsize(size)
                 self._map_size = size
             except (lmdb.Error, OSError) as error:
                 raise DiskFailure(f"{self.path}: cannot grow the key-value store: {error}") from error
+
+    # ---- Snapshots
+
+    @property
+    def can_snapshot(self) -> bool:
+        return True
+
+    def capture(self) -> StoreCapture:
+        """Pin the state as of `applied_index`, to be copied in a thread.
+
+        It is given up if the map has to grow meanwhile (its `chunks` raise `CaptureFailed`): that is made
+        rare by growing ahead, here, and rarer by each time that it happened."""
+        invariant(not self._closed, "the store is closed")
+        self._captures = [capture for capture in self._captures if capture.open]
+        lacking = self._headroom() + self._capture_room - (self._map_size - self.size)
+        if lacking > 0 and not self._captures and not self._mapping.locked():
+            try:
+                self._grow(lacking)
+            except DiskFull:
+                pass  # with what there is, then
+        try:
+            pin = self._env.begin()
+        except lmdb.Error as error:
+            raise CaptureFailed(f"{self.path}: cannot read the key-value store: {error}") from error
+        try:
+            capture = StoreCapture(self.path / DATA_FILE, pin, self.size, self._page_size)
+        except OSError as error:
+            pin.abort()
+            raise CaptureFailed(f"{self.path}: cannot read the key-value store: {error}") from error
+        self._captures.append(capture)
+        return capture
+
+    def _cancel_captures(self) -> bool:
+        """End those under way: did any have to be?"""
+        ended = [capture for capture in self._captures if capture.open]
+        for capture in ended:
+            capture.cancel()
+        self._captures.clear()
+        return bool(ended)
+
+    def prepare(self, chunks: Iterable[bytes]) -> Prepared:
+        """Build a store from what another one's capture gave, beside this one. In a worker thread.
+
+        What was prepared before and not installed is dropped. Nothing is synced, as nothing of the store is.
+
+        Raises:
+            StorageError: the bytes are no store, or not all of one, or of a format that this version does not
+                know; or there was no room.
+        """
+        if self._prepared is not None:
+            self._prepared.drop()
+        self._prepared = prepared = prepare(self.path, chunks, _open_env, self._applied_index_in)
+        if self._closed:
+            prepared.drop()
+            raise StorageError(f"{self.path}: the key-value store was closed meanwhile")
+        return prepared
+
+    def _applied_index_in(self, env: lmdb.Environment) -> int:
+        with env.begin() as txn:
+            return _read_state(self.path, txn, env.open_db(b"meta", txn, create=False))[1]
+
+    def install(self, prepared: Prepared, applied_index: int) -> None:
+        """Take `prepared` as this store from now on. Takes milliseconds, or until one reading thread is done.
+
+        Captures under way are given up.
+
+        Raises:
+            StorageError: it is another index's. Nothing was changed.
+            DiskFailure: its files could not be moved.
+        """
+        if prepared.applied_index != applied_index:
+            raise StorageError(
+                f"{self.path}: a snapshot of index {applied_index} holds a store of {prepared.applied_index}"
+            )
+        with self._alone():
+            invariant(not self._closed, "the store is closed")
+            self._cancel_captures()
+            self._drop_reader()
+            try:
+                # A large file takes its time to be freed, which happens with its last user: not on the loop.
+                held = os.open(self.path / DATA_FILE, os.O_RDONLY | os.O_CLOEXEC)
+                env = prepared.move_to(self.path)
+                self._env.close()
+                self._attach(env)
+            except (lmdb.Error, OSError) as error:
+                raise DiskFailure(f"{self.path}: cannot install a snapshot: {error}") from error
+            self._prepared = None
+        threading.Thread(target=os.close, args=(held,), name="oarlock-kv-free").start()
 
     # ---- Reading
 
@@ -263,10 +355,10 @@ class Store:
         Takes time in proportion to the store. May run in another thread while batches are applied.
         Raises: FutureRevision, Compacted.
         """
-        self._check_revision(revision)
         value = 0
         with self._reading():
             invariant(not self._closed, "the store is closed")
+            self._check_revision(revision)
             stop = revision_key(revision + 1, 0) if revision > 0 else b""
             with self._env.begin() as txn, txn.cursor(self._revisions) as cursor:
                 for key, record in cursor:
@@ -312,19 +404,62 @@ class Store:
             self._reader.abort()
             self._reader = None
 
-    def _load(self) -> None:
-        with self._env.begin() as txn:
-            found = txn.get(_STATE, db=self._meta)
-            try:
-                state = _state.unpack(found or _EMPTY_STATE)
-            except struct.error:
-                state = (0, 0, 0, 0)
-        if state[0] != FORMAT:
-            raise DataDirError(
-                f"{self.path}: a key-value store of format {state[0]}; this version knows format {FORMAT}"
-            )
+    def _attach(self, env: lmdb.Environment) -> None:
+        """Work on `env` from now on. Raises `DataDirError`."""
+        self._env = env
+        self._revisions = env.open_db(b"revisions")
+        self._index = env.open_db(b"index", dupsort=True, dupfixed=True)
+        self._meta = env.open_db(b"meta")
+        self._page_size = int(env.stat()["psize"])
+        self._map_size = int(env.info()["map_size"])
+        with env.begin() as txn:
+            state = _read_state(self.path, txn, self._meta)
         _, self.applied_index, self.revision, self.compact_revision = state
-        self.size = (self._env.info()["last_pgno"] + 1) * self._page_size
+        self.size = (int(env.info()["last_pgno"]) + 1) * self._page_size
+
+
+def _read_state(path: Path, txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> tuple[int, int, int, int]:
+    """Format, applied index, revision, compacted revision. Raises `DataDirError` for another format."""
+    try:
+        found = _state.unpack(txn.get(_STATE, db=meta) or _EMPTY_STATE)
+    except struct.error:
+        found = (0, 0, 0, 0)
+    if found[0] != FORMAT:
+        raise DataDirError(
+            f"{path}: a key-value store of format {found[0]}; this version knows format {FORMAT}"
+        )
+    return found
+
+
+def _open_env(path: Path) -> lmdb.Environment:
+    """An LMDB environment in directory `path`, all of its map allocated. Raises `DataDirError`,
+    `DiskFull`."""
+    env: lmdb.Environment | None = None
+    try:
+        file = path / DATA_FILE
+        _discard_unborn(file)
+        size = max(INITIAL_MAP_BYTES, file.stat().st_size if file.exists() else 0)
+        env = lmdb.open(
+            str(path),
+            map_size=size,
+            max_dbs=3,
+            sync=False,
+            metasync=False,
+            writemap=True,
+            max_spare_txns=2,
+            mode=0o600,
+        )
+        _reserve(file, size)  # LMDB takes a file with anything in it for a store: so not earlier
+        invariant(env.max_key_size() >= MAX_STORED_KEY, "this LMDB was built with shorter keys")
+        return env
+    except (lmdb.Error, OSError) as error:
+        if env is not None:
+            env.close()
+        raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
+    except BaseException:
+        if env is not None:
+            env.close()
+        raise
 
 
 def _request(command: Command) -> Any:
@@ -335,6 +470,11 @@ def _request(command: Command) -> Any:
         return log_commands.decode(command.data)
     except KvError as error:
         return error
+
+
+def _clear(directory: Path) -> None:
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def _discard_unborn(file: Path) -> None:
