@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from oarlock.raft import follower
 from oarlock.raft.messages import (
     AppendEntries,
+    ChangeMembership,
+    InstallSnapshot,
     Message,
     PreVote,
     PreVoteReply,
@@ -26,14 +28,14 @@ if TYPE_CHECKING:
 def step(raft: Raft, message: Message) -> None:
     """A message of our own term, or one that holds in any term."""
     match message:
-        case AppendEntries():
-            follower.append_entries(raft, message)  # someone else was elected
+        case AppendEntries() | InstallSnapshot():
+            follower.step(raft, message)  # someone else was elected
         case PreVoteReply() if _pre(raft):
             if message.term == raft.term + 1 or not message.granted:
                 _count(raft, message.sender, message.granted)
         case RequestVoteReply() if not _pre(raft):
             _count(raft, message.sender, message.granted)
-        case Propose() | ReadIndex():
+        case Propose() | ReadIndex() | ChangeMembership():
             follower.refuse_leaders_work(raft, message)
         case _:
             pass
@@ -47,10 +49,12 @@ def ask_for_pre_votes(raft: Raft) -> None:
     _count(raft, raft.id, True)
 
 
-def ask_for_votes(raft: Raft) -> None:
+def ask_for_votes(raft: Raft, transfer: bool) -> None:
     """Our own vote is durable before we ask: were it forgotten in a crash, we could win this term twice."""
     for peer in _rivals(raft):
-        raft.send_after_stored(RequestVote(raft.term, raft.id, peer, raft.log.last_index, raft.log.last_term))
+        raft.send_after_stored(
+            RequestVote(raft.term, raft.id, peer, raft.log.last_index, raft.log.last_term, transfer)
+        )
 
 
 def count_own_vote(raft: Raft) -> None:

@@ -34,6 +34,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Committed entries' bytes handed out in one Ready, so that applying never takes the loop for long."""
     pending_reads_max: int = 4096
     """Read contexts waiting for confirmation; beyond it `Raft.read` raises `Busy`."""
+    log_entries_kept: int | None = None
+    """Applied entries kept in memory for followers that are a little behind; those further behind get a
+    snapshot (5.1). None keeps all: for state machines that have no snapshots."""
+    log_bytes_kept: int = 8 * 1024 * 1024
+    """Likewise, their data. The log is trimmed when it has twice as much."""
+    log_bytes_max: int = 128 * 1024 * 1024
+    """Data of entries that a leader keeps for followers that answer but are further behind, or fetch a
+    snapshot. Then they are dropped for these too."""
+    lease_reads: bool = False
+    """A leader answers reads without asking anyone while a quorum, heard lately, refuses every other
+    candidate (6.4.1). Rests on clocks: no member's may run faster or slower than another's by more than
+    `clock_drift_bound`. All members must have the same setting, and the same `election_timeout`."""
+    clock_drift_bound: float = 0.1
+    """By what share the members' clocks may differ in speed, for `lease_reads`."""
+    disk_stall_timeout: float | None = None
+    """Seconds that a write may be on its way to the disk before the disk counts as sick: a leader then hands
+    over, and nobody with a sick disk stands for election. None: the election timeout."""
+    strict_reconfiguration: bool = True
+    """Refuse a change of the membership that would leave the cluster without a quorum of voters that are in
+    touch with the leader now."""
+
+    @property
+    def stall_timeout(self) -> float:
+        return self.election_timeout if self.disk_stall_timeout is None else self.disk_stall_timeout
 
     def __post_init__(self) -> None:
         if not 0 < self.id < 1 << 64:
@@ -50,6 +74,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             "uncommitted_bytes_max",
             "committed_bytes_max",
             "pending_reads_max",
+            "log_bytes_kept",
+            "log_bytes_max",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.log_entries_kept is not None and self.log_entries_kept < 0:
+            raise UsageError(f"log_entries_kept must be at least 0, not {self.log_entries_kept}")
+        if not 0 <= self.clock_drift_bound < 1:
+            raise UsageError(f"clock_drift_bound must be in 0 … 1, not {self.clock_drift_bound}")
+        if self.disk_stall_timeout is not None and not self.disk_stall_timeout > 0:
+            raise UsageError(f"disk_stall_timeout must be above 0 s, not {self.disk_stall_timeout}")

@@ -84,6 +84,10 @@ def check(raft: Raft) -> None:
     """
     log = raft.log
     last, commit = log.last_index, raft.commit_index
+    if log.base_index > min(raft.commit_index, log.stored_index):
+        _broken(raft, "nothing is dropped that is not both committed and stored")
+    if log.base_index > raft.applied_index and raft.outbox.install is None:
+        _broken(raft, "nothing is dropped that was not applied, but for a snapshot that is being installed")
     if not (raft.applied_index <= commit <= last and log.stored_index <= last and raft.applied_index >= 0):
         _broken(raft, "applied <= commit <= last and stored <= last")
     if raft.applied_index > log.stored_index:
@@ -150,7 +154,10 @@ def check_step(before: View, after: View) -> None:
         _broken_step(before, after, "the commit index never falls")
     if after.applied_index < before.applied_index:
         _broken_step(before, after, "the applied index never falls")
-    if after.log.term_at(before.commit_index) != before.commit_term:
+    # What was dropped by now was committed; that it never changed cannot be seen any more.
+    if before.commit_index >= after.log.base_index and (
+        after.log.term_at(before.commit_index) != before.commit_term
+    ):
         _broken_step(before, after, "committed entries never change")
     if after.term == before.term:
         _check_step_within_term(before, after)
@@ -170,7 +177,8 @@ def _check_step_within_term(before: View, after: View) -> None:
     if after.role is not before.role and after.role not in _REACHABLE[before.role]:
         _broken_step(before, after, "the role changes as the table of transitions allows")
     if before.role is Role.LEADER and (
-        after.last_index < before.last_index or after.log.term_at(before.last_index) != before.last_term
+        after.last_index < before.last_index
+        or after.log.term_at(before.last_index) not in (before.last_term, None)
     ):
         _broken_step(before, after, "a leader only appends to its log")
 

@@ -1,28 +1,33 @@
-"""What a leader does: replicate, commit, confirm reads, and step down without a quorum.
+"""What a leader does: replicate, commit, and step down without a quorum.
 
 Sending is lazy. Proposals, acknowledgements, reads and heartbeats only change state; `flush`, called once
 per Ready, then sends each follower what it lacks. So everything that happened since the last Ready shares
 one message per follower, which carries the entries, the commit index and the confirmation round.
 
-Confirmation rounds serve reads and heartbeats alike. Each round has a number; a follower echoes the latest
-it saw. A quorum that has echoed r or more proves that we still led when r began (dissertation 6.4).
+Other files hold the rest of leading: `reading` (confirmation rounds and leases), `reconfiguration`
+(membership changes), `transfer` (handing over), `snapshots` (for followers that are far behind).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from oarlock.errors import Busy, WireError, invariant
+from oarlock.errors import Busy, ChangeRefused, WireError, invariant
+from oarlock.raft import reading, reconfiguration, snapshots, transfer, turns
+from oarlock.raft.leading import Leading, leading_of
 from oarlock.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
+    ChangeMembership,
+    ChangeMembershipReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     Propose,
     ProposeReply,
     ReadIndex,
-    ReadIndexReply,
+    SnapshotTurn,
 )
 from oarlock.raft.progress import Progress, ProgressState
 from oarlock.raft.quorum import agreed
@@ -32,56 +37,22 @@ if TYPE_CHECKING:
     from oarlock.raft.raft import Raft
 
 
-class Leading:
-    """What only a leader keeps, from its election to its abdication."""
-
-    __slots__ = (
-        "first_index",
-        "heartbeat_due",
-        "progress",
-        "reads",
-        "reads_before_first_commit",
-        "round",
-        "round_flushed",
-        "uncommitted_bytes",
-    )
-
-    def __init__(self, progress: dict[NodeId, Progress], first_index: Index, heartbeat_due: float) -> None:
-        self.progress = progress
-        """The others, by id, in order of id."""
-        self.first_index = first_index
-        """Our no-op: the first entry of our term. Reads wait until it is committed (6.4)."""
-        self.heartbeat_due = heartbeat_due
-        self.round = 0
-        """The latest confirmation round."""
-        self.round_flushed = 0
-        """The latest one that went out. While it is behind `round`, more reads may join that one."""
-        self.reads: deque[tuple[int, int, NodeId, Index]] = deque()
-        """Reads to confirm: round, context, who asked, and the commit index when they came."""
-        self.reads_before_first_commit: list[tuple[int, NodeId]] = []
-        self.uncommitted_bytes = 0
-
-
 def start(raft: Raft) -> None:
     """Just elected: append a no-op, for entries of earlier terms only commit beneath one of ours (3.6.2)."""
     next_index = raft.log.last_index + 1
     progress = {peer: Progress(next_index, raft.now) for peer in raft.configuration.ids if peer != raft.id}
-    leading = Leading(progress, next_index, raft.now + raft.config.heartbeat_interval)
+    leading = Leading(progress, next_index, raft.now, raft.now + raft.config.heartbeat_interval)
     leading.uncommitted_bytes = raft.log.bytes_between(raft.commit_index + 1, raft.log.last_index)
     raft.leading = leading
-    raft.append((Entry(next_index, raft.term, EntryKind.NOOP),))
-    leading.round = 1
+    raft.append((Entry(next_index, raft.term, EntryKind.NOOP, b"", raft.clock.read(raft.now)),))
     advance_commit(raft)
 
 
 def abdicate(raft: Raft) -> None:
-    """Stop leading: whoever waits for a read is told."""
-    leading = _leading(raft)
+    """Stop leading: whoever waits for something of ours is told."""
+    reading.give_up(raft)
+    transfer.abdicated(raft)
     raft.leading = None
-    for _, context, asker, _ in leading.reads:
-        _answer_read(raft, context, asker, 0)
-    for context, asker in leading.reads_before_first_commit:
-        _answer_read(raft, context, asker, 0)
 
 
 def step(raft: Raft, message: Message) -> None:
@@ -90,16 +61,19 @@ def step(raft: Raft, message: Message) -> None:
         case AppendEntriesReply():
             _append_entries_reply(raft, message)
         case Propose():
-            try:
-                propose(raft, message.commands)
-            except Busy:
-                raft.send(ProposeReply(raft.term, raft.id, message.sender, message.batch, True))
+            _propose_for_another(raft, message)
         case ReadIndex():
             try:
-                read(raft, message.context, message.sender)
+                reading.read(raft, message.context, message.sender)
             except Busy:
-                _answer_read(raft, message.context, message.sender, 0)
-        case AppendEntries():
+                reading.answer(raft, message.context, message.sender, 0)
+        case InstallSnapshotReply():
+            _install_snapshot_reply(raft, message)
+        case ChangeMembership():
+            _change_for_another(raft, message)
+        case SnapshotTurn():
+            turns.step(raft, message)
+        case AppendEntries() | InstallSnapshot():
             raise WireError(f"{message.sender:x} claims to lead term {raft.term}, which we lead")
         case _:
             pass  # votes that came after the election was won
@@ -110,20 +84,22 @@ def timeout(raft: Raft) -> None:
     if not has_quorum(raft):
         raft.become_follower(raft.term, NOBODY, "no quorum answered for an election timeout")
         return
-    leading = _leading(raft)
-    leading.heartbeat_due = raft.now + raft.config.heartbeat_interval
-    _new_round(leading)
+    leading = leading_of(raft)
+    if raft.now >= leading.heartbeat_due:
+        leading.heartbeat_due = raft.now + raft.config.heartbeat_interval
+        leading.new_round(raft.now)
+    transfer.timeout(raft)
 
 
 def has_quorum(raft: Raft) -> bool:
     """Whether a quorum was in touch within the last election timeout."""
-    heard = {peer: progress.heard_at for peer, progress in _leading(raft).progress.items()}
+    heard = {peer: progress.heard_at for peer, progress in leading_of(raft).progress.items()}
     heard[raft.id] = raft.now
     return raft.now - agreed(raft.configuration, heard, float("-inf")) < raft.config.election_timeout
 
 
 def propose(raft: Raft, commands: Sequence[bytes]) -> Index:
-    leading = _leading(raft)
+    leading = leading_of(raft)
     size = sum(map(len, commands))
     # An idle leader takes a batch of any size: else one that is over the bound could never pass.
     if leading.uncommitted_bytes and leading.uncommitted_bytes + size > raft.config.uncommitted_bytes_max:
@@ -132,15 +108,40 @@ def propose(raft: Raft, commands: Sequence[bytes]) -> Index:
             f"and the limit is {raft.config.uncommitted_bytes_max}"
         )
     leading.uncommitted_bytes += size
-    first, term, kind = raft.log.last_index + 1, raft.term, EntryKind.COMMAND
-    raft.append([Entry(index, term, kind, command) for index, command in enumerate(commands, first)])
+    first, term, kind, time = raft.log.last_index + 1, raft.term, EntryKind.COMMAND, raft.clock.read(raft.now)
+    raft.append([Entry(index, term, kind, command, time) for index, command in enumerate(commands, first)])
     return first
+
+
+def _propose_for_another(raft: Raft, message: Propose) -> None:
+    if leading_of(raft).transfer is not None:
+        transfer.hold(raft, message)
+        return
+    try:
+        propose(raft, message.commands)
+    except Busy:
+        raft.send(ProposeReply(raft.term, raft.id, message.sender, message.batch, True))
+
+
+def _change_for_another(raft: Raft, message: ChangeMembership) -> None:
+    index, reason, text = 0, 0, ""
+    try:
+        index = reconfiguration.change(raft, message.change)
+    except ChangeRefused as refused:
+        reason, text = refused.reason, str(refused)
+    raft.send(ChangeMembershipReply(raft.term, raft.id, message.sender, message.number, index, reason, text))
 
 
 def flush(raft: Raft) -> None:
     """Send each follower what it lacks: entries, else a round or commit index that is new to it."""
-    leading = _leading(raft)
+    leading = leading_of(raft)
     for peer, progress in leading.progress.items():
+        if progress.next_index <= raft.log.base_index and progress.state is not ProgressState.SNAPSHOT:
+            progress.become_snapshot()
+        if progress.state is ProgressState.SNAPSHOT:
+            if progress.round_sent < leading.round and not snapshots.offer(raft, peer, progress):
+                _send_append(raft, peer, progress, ())
+            continue
         sent = False
         while progress.next_index <= raft.log.last_index and progress.may_send(raft.config):
             entries, size = raft.log.batch(
@@ -155,13 +156,15 @@ def flush(raft: Raft) -> None:
         ):
             _send_append(raft, peer, progress, ())
     leading.round_flushed = leading.round
+    reconfiguration.forget_told(raft)
 
 
 def _send_append(raft: Raft, peer: NodeId, progress: Progress, entries: tuple[Entry, ...]) -> None:
-    previous_index = progress.next_index - 1
+    # Who waits for a snapshot that has still to be written gets heartbeats that it will refuse.
+    previous_index = max(progress.next_index - 1, raft.log.base_index)
     previous_term = raft.log.term_at(previous_index)
     invariant(previous_term is not None, "a leader's log holds what precedes what it sends")
-    progress.round_sent = _leading(raft).round
+    progress.round_sent = leading_of(raft).round
     progress.commit_sent = raft.commit_index
     raft.send(
         AppendEntries(
@@ -178,26 +181,58 @@ def _send_append(raft: Raft, peer: NodeId, progress: Progress, entries: tuple[En
 
 
 def _append_entries_reply(raft: Raft, message: AppendEntriesReply) -> None:
-    leading = _leading(raft)
-    progress = leading.progress.get(message.sender)
+    progress = _heard(raft, message)
     if progress is None:
         return
+    if message.success:
+        _matched(raft, message.sender, progress, message.match_index)
+    elif progress.state is not ProgressState.SNAPSHOT:
+        _refused(raft, progress, message)
+    if raft.leading is not None:
+        reading.confirm(raft)
+
+
+def _install_snapshot_reply(raft: Raft, message: InstallSnapshotReply) -> None:
+    progress = _heard(raft, message)
+    if progress is None:
+        return
+    if message.match_index:
+        _matched(raft, message.sender, progress, message.match_index)
+    elif progress.state is ProgressState.SNAPSHOT:
+        progress.received = message.received
+    if raft.leading is not None:
+        reading.confirm(raft)
+
+
+def _heard(raft: Raft, message: AppendEntriesReply | InstallSnapshotReply) -> Progress | None:
+    """A follower answered: it is in touch, and it echoes a round."""
+    leading = leading_of(raft)
+    progress = leading.progress.get(message.sender)
+    if progress is None:
+        return None
     if message.match_index > raft.log.last_index or message.round > leading.round:
         raise WireError(
-            f"AppendEntriesReply from {message.sender:x}: index {message.match_index}, "
+            f"{type(message).__name__} from {message.sender:x}: index {message.match_index}, "
             f"round {message.round}, but we sent {raft.log.last_index} and {leading.round} at most"
         )
     progress.heard_at = raft.now
     progress.round = max(progress.round, message.round)
-    if message.success:
-        news = progress.acknowledged(message.match_index)
-        if progress.state is ProgressState.PROBE:
-            progress.become_replicate()
-        if news:
-            advance_commit(raft)
-    else:
-        _refused(raft, progress, message)
-    _confirm_reads(raft)
+    return progress
+
+
+def _matched(raft: Raft, peer: NodeId, progress: Progress, match_index: Index) -> None:
+    """The follower's log equals ours up to `match_index`, durably."""
+    news = progress.acknowledged(match_index)
+    # What it says may be old: a snapshot that it needs, it needs until its log reaches ours.
+    if progress.state is ProgressState.PROBE or (
+        progress.state is ProgressState.SNAPSHOT and progress.match_index >= raft.log.base_index
+    ):
+        progress.become_replicate()
+    if news:
+        advance_commit(raft)
+        if raft.leading is not None:
+            reconfiguration.matched(raft, peer, progress)
+            transfer.advance(raft)
 
 
 def _refused(raft: Raft, progress: Progress, message: AppendEntriesReply) -> None:
@@ -216,7 +251,7 @@ def _refused(raft: Raft, progress: Progress, message: AppendEntriesReply) -> Non
 
 def advance_commit(raft: Raft) -> None:
     """Commit what a quorum has durably, if it is of our own term (3.6.2). Our disk is one of the quorum."""
-    leading = _leading(raft)
+    leading = leading_of(raft)
     matches = {peer: progress.match_index for peer, progress in leading.progress.items()}
     matches[raft.id] = raft.log.stored_index
     index = agreed(raft.configuration, matches, 0)
@@ -225,58 +260,6 @@ def advance_commit(raft: Raft) -> None:
     leading.uncommitted_bytes -= raft.log.bytes_between(raft.commit_index + 1, index)
     raft.commit(index)
     if leading.reads_before_first_commit:
-        waiting, leading.reads_before_first_commit = leading.reads_before_first_commit, []
-        for context, asker in waiting:
-            _register_read(raft, context, asker)
-
-
-def read(raft: Raft, context: int, asker: NodeId) -> None:
-    """Confirm that we lead, then answer with the commit index as of now (6.4)."""
-    leading = _leading(raft)
-    if len(leading.reads) + len(leading.reads_before_first_commit) >= raft.config.pending_reads_max:
-        raise Busy(f"{raft.config.pending_reads_max} reads wait for confirmation already")
-    if raft.commit_index < leading.first_index:
-        leading.reads_before_first_commit.append((context, asker))
-    else:
-        _register_read(raft, context, asker)
-
-
-def _register_read(raft: Raft, context: int, asker: NodeId) -> None:
-    leading = _leading(raft)
-    if raft.alone:
-        _answer_read(raft, context, asker, raft.commit_index)
-        return
-    if leading.round_flushed == leading.round:
-        _new_round(leading)
-    leading.reads.append((leading.round, context, asker, raft.commit_index))
-
-
-def _new_round(leading: Leading) -> None:
-    leading.round += 1
-
-
-def _confirm_reads(raft: Raft) -> None:
-    leading = _leading(raft)
-    if not leading.reads:
-        return
-    rounds = {peer: progress.round for peer, progress in leading.progress.items()}
-    rounds[raft.id] = leading.round
-    confirmed = agreed(raft.configuration, rounds, 0)
-    while leading.reads and leading.reads[0][0] <= confirmed:
-        _, context, asker, index = leading.reads.popleft()
-        _answer_read(raft, context, asker, index)
-
-
-def _answer_read(raft: Raft, context: int, asker: NodeId, index: Index) -> None:
-    """`index` 0: it could not be confirmed."""
-    if asker != raft.id:
-        raft.send(ReadIndexReply(raft.term, raft.id, asker, context, index))
-    elif index:
-        raft.confirm_read(context, index)
-    else:
-        raft.reject_read(context)
-
-
-def _leading(raft: Raft) -> Leading:
-    invariant(raft.leading is not None, "only a leader does this")
-    return raft.leading  # type: ignore[return-value]
+        reading.first_entry_committed(raft)
+    if raft.configuration_index <= index and not reconfiguration.settled(raft):
+        reconfiguration.committed(raft)

@@ -13,12 +13,12 @@ ReadIndex           a follower with reads    the leader answers with its commit 
                     to serve (6.4)           of AppendEntries has confirmed that it still leads
 Propose             a follower with          the leader of this very term appends the commands; anyone else
                     commands for the leader  refuses the whole batch
-InstallSnapshot     a leader to a follower   fetches the snapshot from the sender (in chunks, on a connection of
-                    that is behind its log;  its own, outside the core), then replaces its log and state by it;
+InstallSnapshot     a leader to a follower   fetches the snapshot from the sender (in chunks, on a connection
+                    that is behind its log;  of its own, outside the core), then replaces its log and state;
                     repeated like heartbeats says in each reply how far it is (5.1)
 TimeoutNow          a leader that hands over stands for election at once, without PreVote (3.10)
-ChangeMembership    a member whose operator  the leader judges the change and appends the configuration, or says
-                    asked it for a change    why not (chapter 4)
+ChangeMembership    a member whose operator  the leader judges the change and appends the configuration, or
+                    asked it for a change    says why not (chapter 4)
 SnapshotTurn        a member that wants to   the leader grants turns, to a minority of the members at once
                     write a snapshot         (5.1.2); the reply, with `done`, gives the turn back
 ==================  ======================  ==========================================================

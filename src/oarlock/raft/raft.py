@@ -2,6 +2,8 @@
 
 The term rule, one for all messages, is settled first in `step`; then the current role's file decides:
 `follower`, `candidate`, `leader`. Votes are judged in `votes`, whatever the role.
+
+Input comes in through the doors, changes state and leaves duties in the outbox; `ready` hands them out.
 """
 
 from __future__ import annotations
@@ -12,33 +14,52 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from oarlock.errors import NotLeader, invariant
-from oarlock.raft import candidate, follower, leader, trace, votes
+from oarlock.raft import (
+    candidate,
+    follower,
+    leader,
+    reading,
+    reconfiguration,
+    snapshots,
+    term_rule,
+    trace,
+    transfer,
+    turns,
+    votes,
+)
+from oarlock.raft.cluster_clock import ClusterClock
 from oarlock.raft.config import Config
-from oarlock.raft.leader import Leading
+from oarlock.raft.leading import Leading
 from oarlock.raft.log import RaftLog
 from oarlock.raft.membership import ConfigurationHistory
 from oarlock.raft.messages import (
-    AppendEntries,
-    AppendEntriesReply,
+    ChangeMembership,
+    ChangeMembershipReply,
+    InstallSnapshot,
     Message,
     PreVote,
-    PreVoteReply,
     Propose,
     ProposeReply,
-    ReadIndex,
     RequestVote,
+    SnapshotTurnReply,
 )
+from oarlock.raft.outbox import Outbox
 from oarlock.raft.progress import Progress
 from oarlock.raft.ready import Ready
 from oarlock.raft.roles import TRANSITIONS, Role
 from oarlock.raft.types import (
     NOBODY,
+    Change,
     Configuration,
     Entry,
     HardState,
     Index,
+    LogBase,
+    Milliseconds,
     NodeId,
     ReadState,
+    Snapshot,
+    StoredSnapshot,
     Term,
 )
 
@@ -46,12 +67,13 @@ from oarlock.raft.types import (
 class _Storing:
     """A Ready on its way to the disk: what will be durable once `stored` is called for it."""
 
-    __slots__ = ("hard_state", "last_index", "number")
+    __slots__ = ("hard_state", "last_index", "number", "since")
 
-    def __init__(self, number: int, hard_state: HardState | None, last_index: Index) -> None:
+    def __init__(self, number: int, hard_state: HardState | None, last_index: Index, since: float) -> None:
         self.number = number
         self.hard_state = hard_state
         self.last_index = last_index
+        self.since = since
 
 
 class Raft:
@@ -63,10 +85,13 @@ class Raft:
     Args:
         config: the settings; `config.id` is this member.
         hard_state: what was stored last.
-        entries: the stored log, from index 1. A new member's comes from `bootstrap`.
+        entries: the stored log, behind `base`. A new cluster's comes from `bootstrap`; a member that joins a
+            running one starts with nothing, and waits for a leader to send it all.
         random: the source of election timeouts. Seeded alike, a run repeats exactly.
         now: seconds on any monotonic clock; later calls must use the same one.
-        applied_index: what the state machine already holds.
+        applied_index: what the state machine already holds: at least `base.index`.
+        base: what comes before the first of `entries`.
+        snapshot: the newest durable one. Needed if `base` is not the beginning, and not before it.
         trace: receives every `oarlock.raft.trace.Event`.
 
     Raises:
@@ -82,6 +107,8 @@ class Raft:
         random: random_module.Random,
         now: float,
         applied_index: Index = 0,
+        base: LogBase | None = None,
+        snapshot: StoredSnapshot | None = None,
         trace: Callable[[trace.Event], None] | None = None,
     ) -> None:
         self.config = config
@@ -90,8 +117,15 @@ class Raft:
         self.voted_for: NodeId = hard_state.voted_for
         self.role = Role.FOLLOWER
         self.leader_id: NodeId = NOBODY
-        self.log = RaftLog(entries, max(hard_state.commit_index, applied_index))
+        covered = 0 if snapshot is None else snapshot.snapshot.index
+        self.log = RaftLog(entries, max(hard_state.commit_index, applied_index, covered), base)
+        invariant(
+            self.log.base_index <= min(covered, applied_index),
+            "what the log does not hold is in a snapshot, and in the state machine",
+        )
         self.applied_index: Index = applied_index
+        self.snapshot = snapshot
+        """The newest that is durable here: its log's base is never behind it on disk."""
         self.now = now
         """The latest time that any call brought."""
         self.heard_leader_at = -math.inf
@@ -102,22 +136,26 @@ class Raft:
         """What only a leader keeps. Not None exactly while the role is LEADER."""
         self.answered_round = 0
         """The latest confirmation round of the current leader that was answered."""
+        self.lease_granted_until = now + config.election_timeout if config.lease_reads else -math.inf
+        """Until then some leader may count on us to refuse its rivals (6.4.1). Whoever has just started does
+        not know whom it heard before."""
+        self.fetching: InstallSnapshot | None = None
+        """The snapshot that the driver was asked to fetch."""
+        self.fetched_bytes = 0
 
         self._random = random
         self.trace = trace
-        self._configurations = ConfigurationHistory()
-        self._configurations.appended(entries)
+        self.configurations = ConfigurationHistory(None if snapshot is None else snapshot.snapshot)
+        self.configurations.appended(entry for entry in entries if entry.index > self.configurations.index)
+        self.clock = ClusterClock(0 if snapshot is None else snapshot.snapshot.time, now)
+        if entries:
+            self.clock.stamped(entries[-1].time, now)
+        self.outbox = Outbox()
         self._durable = HardState(hard_state.term, hard_state.voted_for)
         self._handed_out = self._durable
         self._next_to_store: Index = self.log.last_index + 1
         self._next_to_apply: Index = applied_index + 1
         self._storing: deque[_Storing] = deque()
-        self._number = 0
-        self._messages: list[Message] = []
-        self._messages_after_stored: list[Message] = []
-        self._reads: list[ReadState] = []
-        self._rejected_reads: list[int] = []
-        self._rejected_batches: list[ProposeReply] = []
         self._forwarded_reads: dict[int, float] = {}
         """Reads that the leader was asked about: context, and when; oldest first."""
         self._election_deadline = math.inf
@@ -130,7 +168,28 @@ class Raft:
     @property
     def configuration(self) -> Configuration:
         """The one in effect: the last in the log, committed or not (dissertation 4.1)."""
-        return self._configurations.current
+        return self.configurations.current
+
+    @property
+    def configuration_index(self) -> Index:
+        """Where it stands in the log."""
+        return self.configurations.index
+
+    @property
+    def committed_configuration(self) -> Configuration:
+        """The last one that is known to be committed: nothing takes it back."""
+        return self.configurations.at(self.commit_index)[1]
+
+    @property
+    def removed(self) -> bool:
+        """Whether this member was removed, as far as it was told: it does not come back under this id."""
+        return self.id in self.committed_configuration.removed
+
+    @property
+    def transferring(self) -> NodeId:
+        """To whom this leader is handing over; `NOBODY` if it is not."""
+        leading = self.leading
+        return NOBODY if leading is None or leading.transfer is None else leading.transfer.target
 
     @property
     def alone(self) -> bool:
@@ -144,7 +203,12 @@ class Raft:
     @property
     def deadline(self) -> float:
         """When `timeout` wants to be called next; infinity if never."""
-        return self.leading.heartbeat_due if self.leading is not None else self._election_deadline
+        leading = self.leading
+        if leading is None:
+            return self._election_deadline
+        if leading.transfer is None:
+            return leading.heartbeat_due
+        return min(leading.heartbeat_due, leading.transfer.deadline)
 
     @property
     def progress(self) -> dict[NodeId, Progress]:
@@ -172,14 +236,18 @@ class Raft:
         if self.trace is not None:
             self.trace(trace.MessageReceived(self.id, message))
         if message.term > self.term:
-            if not self._settle_higher_term(message):
+            if not term_rule.settle_higher(self, message):
                 return
-        elif message.term < self.term and not self._settle_lower_term(message):
+        elif message.term < self.term and not term_rule.settle_lower(self, message):
             return
         if isinstance(message, PreVote | RequestVote):
             votes.judge(self, message)
         elif isinstance(message, ProposeReply):
-            self._rejected_batches.append(message)
+            self.outbox.rejected_batches.append(message)
+        elif isinstance(message, ChangeMembershipReply):
+            self.outbox.changes.append(message)
+        elif isinstance(message, SnapshotTurnReply):
+            self.outbox.take_snapshot |= message.granted
         elif self.role is Role.LEADER:
             leader.step(self, message)
         elif self.role is Role.FOLLOWER:
@@ -194,10 +262,12 @@ class Raft:
             return
         if self.role is Role.LEADER:
             leader.timeout(self)
-        elif self.configuration.is_voter(self.id):
-            self.become_pre_candidate()
-        else:
+        elif not self.may_stand():
             self._election_deadline = math.inf
+        elif self.disk_is_sick():
+            self.rearm_election(now)  # our own vote would not become durable
+        else:
+            self.become_pre_candidate()
 
     def propose(self, commands: Sequence[bytes], now: float) -> Index:
         """Append commands to the log, to be replicated; only a leader can.
@@ -211,8 +281,10 @@ class Raft:
             Busy: too much is uncommitted already; nothing was appended.
         """
         self.now = now
-        if self.role is not Role.LEADER:
+        if self.leading is None:
             raise NotLeader(self.leader_id)
+        if self.leading.transfer is not None:
+            raise NotLeader  # soon somebody else is: keep them until then, or until the transfer is given up
         return leader.propose(self, commands)
 
     def forward(self, batch: int, commands: Sequence[bytes], now: float) -> None:
@@ -226,6 +298,110 @@ class Raft:
             raise NotLeader(self.leader_id)
         self.send(Propose(self.term, self.id, self.leader_id, batch, tuple(commands)))
 
+    def change_membership(self, change: Change, now: float) -> Index:
+        """Start a change of the membership; only a leader can (dissertation, chapter 4).
+
+        Joint consensus is used where it is needed, and left by itself; members that were added without
+        `learners` are promoted by themselves once they have caught up.
+
+        Returns:
+            The index of the configuration entry: the change's first step is made when it is committed, in
+            this term. If another entry appears there, it was lost.
+
+        Raises:
+            NotLeader: nothing was appended.
+            ChangeRefused: it breaks a rule, or another one is under way; nothing was appended.
+        """
+        self.now = now
+        if self.leading is None:
+            raise NotLeader(self.leader_id)
+        return reconfiguration.change(self, change)
+
+    def forward_change(self, number: int, change: Change, now: float) -> None:
+        """Ask the leader for a change. `Ready.changes` has its answer, unless a message is lost.
+
+        Raises:
+            NotLeader: no leader is known, or it is this member: nothing was sent.
+        """
+        self.now = now
+        if self.leader_id in (NOBODY, self.id):
+            raise NotLeader(self.leader_id)
+        self.send(ChangeMembership(self.term, self.id, self.leader_id, number, change))
+
+    def transfer_leadership(self, target: NodeId, now: float) -> NodeId:
+        """Hand over to `target`, or with `NOBODY` to whoever can take over soonest (3.10).
+
+        `transferring` tells while it is under way. It has succeeded when another leader is known, and is
+        given up after an election timeout.
+
+        Returns:
+            The target.
+
+        Raises:
+            NotLeader: this member does not lead.
+            ChangeRefused: nobody fits, or another transfer is under way.
+        """
+        self.now = now
+        if self.leading is None:
+            raise NotLeader(self.leader_id)
+        return transfer.begin(self, target)
+
+    def peer_lost(self, peer: NodeId, now: float) -> None:
+        """The driver is nearly sure that a member's process is gone: its connection ended, and no new one is
+        accepted. If it led, there is no need to wait for an election timeout.
+
+        An error here costs little: PreVote asks whether the others lost it as well. With lease reads it is
+        not acted on, for a lease counts on being waited for.
+        """
+        self.now = now
+        if peer != self.leader_id or self.role is not Role.FOLLOWER or self.config.lease_reads:
+            return
+        self.heard_leader_at = -math.inf
+        if self.may_stand():
+            # A little apart from each other, so that the others' news has come in when the first one asks.
+            soon = now + self.config.heartbeat_interval * self._random.random()
+            self._election_deadline = min(self._election_deadline, soon)
+
+    def snapshot_at(self, index: Index) -> Snapshot:
+        """The name of a snapshot of the state as of `index`, which has to be applied and not long ago."""
+        return snapshots.describe(self, index)
+
+    def snapshot_taken(self, stored: StoredSnapshot, now: float) -> None:
+        """A snapshot of our own state, of an index that was applied here, is durable."""
+        self.now = now
+        snapshots.taken(self, stored)
+
+    def snapshot_received(self, stored: StoredSnapshot, now: float) -> None:
+        """The snapshot that `Ready.fetch` named is durable. Another Ready says whether to install it."""
+        self.now = now
+        snapshots.received(self, stored)
+
+    def snapshot_progress(self, received: int) -> None:
+        """So many bytes of the snapshot that is being fetched have arrived."""
+        self.fetched_bytes = received
+
+    def snapshot_failed(self, now: float) -> None:
+        """The snapshot cannot be fetched. `Ready.fetch` will name one again, when the leader does."""
+        self.now = now
+        self.fetching = None
+
+    def ask_for_snapshot_turn(self, now: float) -> None:
+        """Ask whether to write a snapshot now: `Ready.take_snapshot` is the permission (5.1.2).
+
+        There may be none for now: ask again after a while.
+        """
+        self.now = now
+        turns.ask(self, done=False)
+
+    def snapshot_turn_done(self, now: float) -> None:
+        """The snapshot was written, or it failed: others may."""
+        self.now = now
+        turns.ask(self, done=True)
+
+    def cluster_time(self, now: float) -> Milliseconds:
+        """The cluster's clock as far as this member knows: see `oarlock.raft.cluster_clock`."""
+        return self.clock.read(now)
+
     def read(self, context: int, now: float) -> None:
         """Ask for an index at which a read is linearizable (ReadIndex, dissertation 6.4).
 
@@ -238,7 +414,7 @@ class Raft:
         """
         self.now = now
         if self.role is Role.LEADER:
-            leader.read(self, context, self.id)
+            reading.read(self, context, self.id)
         else:
             follower.read(self, context, self._forwarded_reads)
 
@@ -263,45 +439,23 @@ class Raft:
             f"index {index} was reported as applied but not handed out, or twice",
         )
         self.applied_index = index
+        snapshots.trim(self)
 
     def ready(self) -> Ready | None:
         """What is to be done now, or None. Taking it is promising to do it: see `oarlock.raft.ready`."""
         if self.role is Role.LEADER:
             leader.flush(self)
         entries = self.log.slice(self._next_to_store, self.log.last_index)
-        hard_state = self._changed_hard_state(store_anyway=bool(entries))
+        hard_state = self._changed_hard_state(store_anyway=bool(entries) or self.outbox.install is not None)
         committed = self._take_committed()
-        if not (
-            hard_state is not None
-            or self._messages
-            or self._messages_after_stored
-            or committed
-            or self._reads
-            or self._rejected_reads
-            or self._rejected_batches
-        ):
+        outbox = self.outbox
+        if hard_state is None and not committed and outbox.empty():
             return None
-        self._number += 1
         if hard_state is not None:
-            self._storing.append(_Storing(self._number, hard_state, self.log.last_index if entries else 0))
+            last_index = self.log.last_index if entries else 0
+            self._storing.append(_Storing(outbox.number + 1, hard_state, last_index, self.now))
             self._next_to_store = self.log.last_index + 1
-        ready = Ready(
-            self._number,
-            hard_state,
-            entries,
-            tuple(self._messages),
-            tuple(self._messages_after_stored),
-            committed,
-            tuple(self._reads),
-            tuple(self._rejected_reads),
-            tuple(self._rejected_batches),
-        )
-        self._messages.clear()
-        self._messages_after_stored.clear()
-        self._reads.clear()
-        self._rejected_reads.clear()
-        self._rejected_batches.clear()
-        return ready
+        return outbox.take(hard_state, entries, committed)
 
     # ── transitions ────────────────────────────────────────────────────────────────────────────────
 
@@ -334,15 +488,19 @@ class Raft:
         self._trace_role("no leader was heard for an election timeout")
         candidate.ask_for_pre_votes(self)
 
-    def become_candidate(self) -> None:
-        """Start an election in a new term: vote for oneself, and ask for the others' votes (3.4)."""
+    def become_candidate(self, transfer: bool = False) -> None:
+        """Start an election in a new term: vote for oneself, and ask for the others' votes (3.4).
+
+        Args:
+            transfer: the leader asked for it (3.10), so there was no PreVote.
+        """
         self._leave_for(Role.CANDIDATE)
         self.term += 1
         self.voted_for = self.id
         self._set_leader(NOBODY)
         self.rearm_election(self.now)
-        self._trace_role("a quorum would vote for us")
-        candidate.ask_for_votes(self)
+        self._trace_role("the leader hands over to us" if transfer else "a quorum would vote for us")
+        candidate.ask_for_votes(self, transfer)
 
     def become_leader(self) -> None:
         """Lead the term that we were elected in."""
@@ -364,39 +522,8 @@ class Raft:
         self.leader_id = leader_id
         self.answered_round = 0
         self.heard_leader_at = -math.inf
-        self._rejected_reads.extend(self._forwarded_reads)
+        self.outbox.rejected_reads.extend(self._forwarded_reads)
         self._forwarded_reads.clear()
-
-    # ── the term rule ──────────────────────────────────────────────────────────────────────────────
-
-    def _settle_higher_term(self, message: Message) -> bool:
-        """A message from a later term: adopt the term, with two exceptions. False: the message is done."""
-        if isinstance(message, PreVote) or (isinstance(message, PreVoteReply) and message.granted):
-            return True  # the term is one that an election would have, not one that began
-        if isinstance(message, RequestVote) and self.hears_leader():
-            # Stickiness: someone who lost touch must not depose a leader that the rest can hear (4.2.3).
-            votes.refuse(self, message, "a leader is alive")
-            return False
-        leader_id = message.sender if isinstance(message, AppendEntries) else NOBODY
-        self.become_follower(message.term, leader_id, f"{type(message).__name__} of a later term")
-        return True
-
-    def _settle_lower_term(self, message: Message) -> bool:
-        """A message from an earlier term: the sender is told ours where it waits. False: it is done."""
-        if isinstance(message, PreVote | RequestVote):
-            votes.refuse(self, message, "the term has passed")
-            return False
-        if isinstance(message, AppendEntries):
-            # Names no index: should its sender come to lead our term, this is no news about our log.
-            self.send(AppendEntriesReply(self.term, self.id, message.sender, False, 0))
-            return False
-        if isinstance(message, Propose):
-            # Commands sent in a term are appended in that term or never: so their sender knows that they are
-            # lost once it applies an entry of a later term, and may send them again.
-            self.send(ProposeReply(self.term, self.id, message.sender, message.batch))
-            return False
-        # These hold in any term; answers from an earlier term mean nothing.
-        return isinstance(message, ProposeReply | ReadIndex)
 
     def hears_leader(self) -> bool:
         """Whether a leader was in touch within the minimum election timeout, so that rivals are ignored."""
@@ -409,7 +536,7 @@ class Raft:
     def send(self, message: Message) -> None:
         """Send at once if the term is durable, else as soon as it is: a term is not told before."""
         if self._durable.term == self.term:
-            self._messages.append(message)
+            self.outbox.messages.append(message)
             if self.trace is not None:
                 self.trace(trace.MessageQueued(self.id, message, False))
         else:
@@ -417,16 +544,19 @@ class Raft:
 
     def send_after_stored(self, message: Message) -> None:
         """Send when all that was decided up to now is durable: the message is a promise about it."""
-        self._messages_after_stored.append(message)
+        self.outbox.messages_after_stored.append(message)
         if self.trace is not None:
             self.trace(trace.MessageQueued(self.id, message, True))
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Append to the log. Configurations take effect here."""
+        if not entries:
+            return
         self.log.append(entries)
-        if self.trace is not None and entries:
+        self.clock.stamped(entries[-1].time, self.now)
+        if self.trace is not None:
             self.trace(trace.EntriesAppended(self.id, entries[0].index, entries[-1].index, entries[-1].term))
-        if self._configurations.appended(entries):
+        if self.configurations.appended(entries):
             self._configuration_changed()
 
     def truncate(self, index: Index) -> None:
@@ -440,8 +570,21 @@ class Raft:
             storing.last_index = min(storing.last_index, index - 1)
         if self.trace is not None:
             self.trace(trace.LogTruncated(self.id, index))
-        if self._configurations.truncated(index):
+        if self.configurations.truncated(index):
             self._configuration_changed()
+
+    def restart_log(self, snapshot: Snapshot) -> None:
+        """Start the log anew behind a durable snapshot, and have the driver install it."""
+        self.log.restart(snapshots.base_of(snapshot))
+        self.configurations.restarted(snapshot)
+        self.clock.stamped(snapshot.time, self.now)
+        for storing in self._storing:
+            storing.last_index = 0  # what is being written is of a log that is gone
+        self._next_to_store = self._next_to_apply = snapshot.index + 1
+        self.outbox.install = snapshot
+        if self.trace is not None:
+            self.trace(trace.SnapshotInstalled(self.id, snapshot.index, snapshot.term))
+        self._configuration_changed()
 
     def commit(self, index: Index) -> None:
         """Everything up to `index` is committed."""
@@ -452,12 +595,12 @@ class Raft:
                 self.trace(trace.Committed(self.id, index))
 
     def confirm_read(self, context: int, index: Index) -> None:
-        self._reads.append(ReadState(context, index))
+        self.outbox.reads.append(ReadState(context, index))
         if self.trace is not None:
             self.trace(trace.ReadConfirmed(self.id, context, index))
 
     def reject_read(self, context: int) -> None:
-        self._rejected_reads.append(context)
+        self.outbox.rejected_reads.append(context)
 
     def forwarded_read_answered(self, context: int) -> bool:
         """Forget a read that the leader was asked about. False if there is none (any more)."""
@@ -471,12 +614,22 @@ class Raft:
             if asked_at > patience:
                 break
             del self._forwarded_reads[context]
-            self._rejected_reads.append(context)
+            self.outbox.rejected_reads.append(context)
 
     def rearm_election(self, now: float) -> None:
         """Draw a new election timeout (dissertation 3.4)."""
         timeout = self.config.election_timeout * (1 + self._random.random())
-        self._election_deadline = now + timeout if self.configuration.is_voter(self.id) else math.inf
+        self._election_deadline = now + timeout if self.may_stand() else math.inf
+
+    def may_stand(self) -> bool:
+        """Whether this member is a voter, or was and may be needed to commit that it is not (4.2.2)."""
+        return self.configuration.is_voter(self.id) or (
+            self.configuration_index > self.commit_index and self.committed_configuration.is_voter(self.id)
+        )
+
+    def disk_is_sick(self) -> bool:
+        """Whether something has been on its way to the disk for too long."""
+        return bool(self._storing) and self.now - self._storing[0].since >= self.config.stall_timeout
 
     # ── inside ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -497,8 +650,10 @@ class Raft:
 
     def _configuration_changed(self) -> None:
         if self.trace is not None:
-            self.trace(trace.ConfigurationChanged(self.id, self._configurations.index, self.configuration))
-        if self._election_deadline == math.inf:
+            self.trace(trace.ConfigurationChanged(self.id, self.configurations.index, self.configuration))
+        if self.leading is not None:
+            reconfiguration.in_effect(self)
+        elif self._election_deadline == math.inf:
             self.rearm_election(self.now)
 
     def _trace_role(self, reason: str) -> None:

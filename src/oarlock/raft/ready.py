@@ -8,8 +8,9 @@ What the driver does with each `Ready`, in this order:
    replace the whole log: it begins anew behind the snapshot, which is durable already.
 3. When that, and all Readys before it, is durable: send `messages_after_stored` (votes, acknowledgements:
    they are promises), then call `Raft.stored(number)`.
-4. With `install`: replace the state machine's state by the snapshot's. Apply `committed` to the state machine, in order; then call `Raft.applied(index)`. These entries are
-   durable here too: the core hands out none that is not, so a state machine never outruns its own log.
+4. With `install`: replace the state machine's state by the snapshot's, and call `Raft.applied` with its
+   index. Apply `committed` to the state machine, in order; then call `Raft.applied(index)`. These entries
+   are durable here too: the core hands out none that is not, so a state machine never outruns its own log.
 5. Answer `reads`: each may be served once its index is applied. `rejected_reads` were not confirmed
    (leadership moved): retry or report.
 6. `rejected_batches` are forwarded batches that were certainly not appended; `changes` are answers to

@@ -13,9 +13,10 @@ class Role(enum.Enum):
 
 
 TRANSITIONS: dict[Role, tuple[Role, ...]] = {
-    Role.FOLLOWER: (Role.FOLLOWER, Role.PRE_CANDIDATE),
+    Role.FOLLOWER: (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE),
     Role.PRE_CANDIDATE: (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.CANDIDATE),
     Role.CANDIDATE: (Role.FOLLOWER, Role.PRE_CANDIDATE, Role.LEADER),
     Role.LEADER: (Role.FOLLOWER,),
 }
-"""Where each role may go. Nothing but the `become_*` methods changes the role, and they hold this table."""
+"""Where each role may go; from follower to candidate only when the leader hands over. Nothing but the
+`become_*` methods changes the role, and they hold this table."""

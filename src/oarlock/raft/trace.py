@@ -58,6 +58,31 @@ class ConfigurationChanged(Event, frozen=True, tag=True):
     configuration: Configuration
 
 
+class SnapshotTaken(Event, frozen=True, tag=True):
+    """This member has written a snapshot of its own state."""
+
+    index: Index
+    size: int
+
+
+class SnapshotInstalled(Event, frozen=True, tag=True):
+    """A snapshot replaced this member's log and state."""
+
+    index: Index
+    term: Term
+
+
+class TransferBegan(Event, frozen=True, tag=True):
+    """This leader hands over."""
+
+    target: NodeId
+
+
+class TransferGivenUp(Event, frozen=True, tag=True):
+    target: NodeId
+    reason: str
+
+
 class ReadConfirmed(Event, frozen=True, tag=True):
     context: int
     index: Index

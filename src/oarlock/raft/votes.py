@@ -26,6 +26,22 @@ def judge(raft: Raft, message: PreVote | RequestVote) -> None:
         _trace(raft, message, True, "")
 
 
+def sticks(raft: Raft, message: PreVote | RequestVote) -> str:
+    """Why a rival is refused whatever its log and term, or "" (4.2.3).
+
+    Because a leader was in touch within the minimum election timeout; and with lease reads also if that
+    leader was deposed since or we have just started, for it may still count on us (6.4.1). A candidate that
+    the leader itself asked to stand is no rival.
+    """
+    if isinstance(message, RequestVote) and message.transfer:
+        return ""
+    if raft.hears_leader():
+        return "a leader is alive"
+    if raft.now < raft.lease_granted_until:
+        return "a leader may still hold a lease"
+    return ""
+
+
 def refuse(raft: Raft, message: PreVote | RequestVote, reason: str) -> None:
     """Say no, with our own term, so that a sender that is behind learns it."""
     reply = PreVoteReply if isinstance(message, PreVote) else RequestVoteReply
@@ -37,10 +53,12 @@ def _reason_to_refuse(raft: Raft, message: PreVote | RequestVote) -> str:
     if isinstance(message, PreVote):
         if message.term <= raft.term:
             return "the term has passed"
-        if raft.hears_leader():
-            return "a leader is alive"
+        if reason := sticks(raft, message):
+            return reason
     elif raft.voted_for not in (NOBODY, message.sender):
         return f"the vote of term {raft.term} went to {raft.voted_for:x}"
+    elif raft.voted_for == NOBODY and raft.now < raft.lease_granted_until and not message.transfer:
+        return "a leader may still hold a lease"
     if not raft.log.up_to_date(message.last_log_index, message.last_log_term):
         return (
             f"the log is behind: it ends at index {message.last_log_index} of term {message.last_log_term}, "
