@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from oarlock.transport.addresses import Address, parse_peer_url
 from oarlock.transport.channels import ChannelNetwork, ChannelTransport
+from oarlock.transport.joining import ask_to_join, invitation_for
 from oarlock.transport.status import PeerStatus
 from oarlock.transport.tcp import TcpTransport
 
@@ -17,5 +18,7 @@ __all__ = [
     "ChannelTransport",
     "PeerStatus",
     "TcpTransport",
+    "ask_to_join",
+    "invitation_for",
     "parse_peer_url",
 ]

@@ -10,12 +10,20 @@ Messages are queued while trying or connected, and dropped while away: a peer th
 what is true now, and Raft says it again anyway. Only messages to this peer travel on its connection; the
 other direction is a connection of its own, made by the other side. So neither side ever has to decide
 which of two connections to keep.
+
+**Is its process gone?** A connection that ends says little: the network may have cut it. But the machine of a
+process that ended says so to whoever knocks: the port is closed, and a new connection is refused at once.
+So when a connection with a peer ends, in either direction, we dial again without any back-off. Refused at
+all its addresses: the process is gone, and an election need not wait for a timeout. Anything else, silence
+above all, proves nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import re
 import socket
 import ssl
 from collections import deque
@@ -35,8 +43,10 @@ from oarlock.wire.framing import (
 from oarlock.wire.handshake import (
     HANDSHAKE_BYTES_MAX,
     REASON_CHARACTERS_MAX,
+    Handshake,
     Hello,
     Refusal,
+    RefusalCode,
     Welcome,
     decode_handshake,
     encode_handshake,
@@ -49,6 +59,10 @@ HANDSHAKE_SECONDS_MAX = 5.0
 BACKOFF_SECONDS_MIN = 0.05
 BACKOFF_SECONDS_MAX = 1.0
 """A returning peer is found within this time at the latest; it is at once if it dials us first."""
+KNOCKS_MAX = 5
+"""How often we dial again at once after a connection ended: a process closes its sockets one by one as it
+ends, so a first knock may still be let in and then cut."""
+KNOCK_SECONDS_MIN = 0.002
 SOCKET_BUFFER_BYTES = 1 << 20
 """What is handed to the event loop's buffer before waiting until it drains."""
 CLOSING_SECONDS_MAX = 0.5
@@ -63,10 +77,19 @@ class Link:
     Args:
         hello: what to say first, on every connection.
         queue_bytes_max: bound of the queue. A single frame may always wait in an empty queue.
+        on_lost: the peer was there, and its process is gone now. Once for each time that it was there.
+        on_removed: the peer refuses us, because we were removed.
     """
 
     def __init__(
-        self, hello: Hello, ssl_client: ssl.SSLContext | None, random: Random, queue_bytes_max: int
+        self,
+        hello: Hello,
+        ssl_client: ssl.SSLContext | None,
+        random: Random,
+        queue_bytes_max: int,
+        *,
+        on_lost: Callable[[], None],
+        on_removed: Callable[[], None],
     ) -> None:
         self._hello = hello
         self._ssl_client = ssl_client
@@ -79,7 +102,14 @@ class Link:
         self._queued_bytes = 0
         self._dropped = 0
         self._last_error = ""
+        self._on_lost = on_lost
+        self._on_removed = on_removed
+        self._present = False
+        """We were connected, in one direction or the other, and do not know yet that its process is gone."""
+        self._knocks = 0
+        """How many more times to dial at once, to find out whether its process is gone."""
         self._connection: _Dialed | None = None
+        self._connected_at = 0.0
         self._trying = False
         self._flush_scheduled = False
         self._task: asyncio.Task[None] | None = None
@@ -99,6 +129,7 @@ class Link:
             self._last_error,
             self._dropped,
             self._queued_bytes,
+            self._loop.time() - self._connected_at if self._connection is not None else 0.0,
         )
 
     def set_addresses(self, addresses: tuple[Address, ...]) -> None:
@@ -109,6 +140,8 @@ class Link:
         if self._task is not None and self._address not in addresses:
             self._task.cancel()
             self._task = None
+            self._present = False
+            self._knocks = 0
             self._disconnected("its address changed")
         if self._task is None and addresses:
             # Queue from the first moment on: the messages of a new member's first election count.
@@ -129,9 +162,20 @@ class Link:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def wake(self) -> None:
-        """The peer was heard from: if it is away, try again at once."""
+    def heard_from(self) -> None:
+        """The peer has connected to us: if it is away for us, try again at once."""
+        self._present = True
         self._wake.set()
+
+    def inbound_lost(self) -> None:
+        """The peer's connection to us ended. If ours stands, the process is there, or ours will end too."""
+        if self._connection is None:
+            self._knock()
+
+    def _knock(self) -> None:
+        if self._present and not self._knocks:
+            self._knocks = KNOCKS_MAX
+            self._wake.set()
 
     async def close(self) -> None:
         """Hand over what is queued, as far as the socket takes it, and close."""
@@ -177,36 +221,56 @@ class Link:
         """Keep one connection, for ever."""
         backoff = BACKOFF_SECONDS_MIN
         attempt = 0
-        reported = ""
+        refusals = 0
+        """Addresses in a row whose machine refused a connection."""
         while True:
             self._address = self._addresses[attempt % len(self._addresses)]
-            attempt += 1
             connection: _Dialed | None = None
             self._wake.clear()
             try:
                 self._trying = True
                 connection = await self._dial(self._address)
                 self._connected(connection)
-                backoff = BACKOFF_SECONDS_MIN
-                reported = ""
+                backoff, refusals = BACKOFF_SECONDS_MIN, 0
                 why = await connection.lost
                 _logger.info("peer %x at %s: connection lost: %s", self._hello.to, self._address, why)
-            except _Refused as error:
-                why = str(error)
-                if why != reported:
-                    _logger.warning("peer %x at %s refuses us: %s", self._hello.to, self._address, why)
-                    reported = why
-            except (OSError, WireError, TimeoutError) as error:
+                self._knock()
+            except (_Refused, OSError, WireError) as error:
                 why = str(error) or f"no answer within {HANDSHAKE_SECONDS_MAX:g} s"
-                if why != reported:
-                    _logger.info("peer %x at %s cannot be reached: %s", self._hello.to, self._address, why)
-                    reported = why
+                attempt += 1
+                refusals = refusals + 1 if is_refused(error) else 0
+                self._failed(error, why, refusals)
             finally:
                 if connection is not None:
                     connection.close()
             self._disconnected(why)
-            await self._back_off(backoff)
-            backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
+            if self._knocks:
+                await asyncio.sleep(KNOCK_SECONDS_MIN * (KNOCKS_MAX - self._knocks))
+            else:
+                await self._back_off(backoff)
+                backoff = min(backoff * 2, BACKOFF_SECONDS_MAX)
+
+    def _failed(self, error: Exception, why: str, refusals: int) -> None:
+        """An attempt to connect failed, as the latest of so many that were refused by the machine."""
+        if why != self._last_error and isinstance(error, _Refused):
+            _logger.warning("peer %x at %s refuses us: %s", self._hello.to, self._address, why)
+            if error.code == RefusalCode.REMOVED:
+                self._on_removed()
+        elif why != self._last_error:
+            _logger.info("peer %x at %s cannot be reached: %s", self._hello.to, self._address, why)
+        if not self._knocks:
+            return
+        if refusals >= len(self._addresses):
+            self._knocks = 0
+            self._present = False
+            _logger.info("peer %x: its process is gone", self._hello.to)
+            self._on_lost()
+        elif refusals:
+            pass  # its next address, at once
+        elif isinstance(error, (_Refused, TimeoutError)):
+            self._knocks = 0  # somebody is there, or nobody answers at all
+        else:
+            self._knocks -= 1  # let in and cut: look again
 
     async def _back_off(self, seconds: float) -> None:
         """Wait between half and all of it, so that members do not dial in step; less if woken."""
@@ -238,6 +302,9 @@ class Link:
 
     def _connected(self, connection: _Dialed) -> None:
         self._connection = connection
+        self._connected_at = self._loop.time()
+        self._present = True
+        self._knocks = 0
         self._trying = False
         self._last_error = ""
         _logger.info("peer %x at %s: connected", self._hello.to, self._address)
@@ -246,6 +313,10 @@ class Link:
 
 class _Refused(Exception):
     """The peer answered, and does not want us."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.code = refusal.code
+        super().__init__(refusal.reason[:REASON_CHARACTERS_MAX])
 
 
 class _Dialed(asyncio.Protocol):
@@ -300,11 +371,11 @@ class _Dialed(asyncio.Protocol):
         except WireError as error:
             self._fail(error)
 
-    def _answer(self, answer: Hello | Welcome | Refusal) -> None:
+    def _answer(self, answer: Handshake) -> None:
         if isinstance(answer, Refusal):
-            self._fail(_Refused(answer.reason[:REASON_CHARACTERS_MAX]))
-        elif isinstance(answer, Hello):
-            raise WireError("it answers with a Hello")
+            self._fail(_Refused(answer))
+        elif not isinstance(answer, Welcome):
+            raise WireError(f"it answers with a {type(answer).__name__}")
         elif not PROTOCOL_VERSION_OLDEST <= answer.version <= PROTOCOL_VERSION:
             raise WireError(f"it wants protocol version {answer.version}, which we did not offer")
         else:
@@ -331,6 +402,22 @@ class _Dialed(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(why)
         self.gone.set()
+
+
+_OUR_OWN_FAULT = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENETUNREACH}
+"""A name has addresses of two families, and this machine has no way to one of them: says nothing."""
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the machine at the other end answered that nobody listens there.
+
+    For a name with several addresses the event loops put one text together out of all errors, and keep the
+    numbers nowhere else.
+    """
+    if isinstance(error, ConnectionRefusedError):
+        return True
+    numbers = {int(number) for number in re.findall(r"\[Errno (\d+)\]", str(error))}
+    return isinstance(error, OSError) and numbers - _OUR_OWN_FAULT == {errno.ECONNREFUSED}
 
 
 def set_socket_options(transport: asyncio.BaseTransport) -> None:

@@ -15,3 +15,9 @@ class PeerStatus(NamedTuple):
     dropped: int
     """Messages not delivered to the connection: no connection, or its queue was full."""
     queued_bytes: int
+    connected_seconds: float = 0.0
+    """How long the present connection has lasted."""
+    snapshot_sent: int = 0
+    """Bytes of a snapshot that it has been sent in the present transfer; 0 without one."""
+    snapshot_size: int = 0
+    """Bytes of that snapshot in all; 0 without one."""

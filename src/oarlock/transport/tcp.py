@@ -1,7 +1,7 @@
 """`Transport` over TCP, with or without TLS.
 
 Every member listens, and dials every other member: A's messages to B travel on the connection that A made.
-`outbound` is one peer's sending side, `inbound` everything that was accepted.
+`outbound` is one peer's sending side, `inbound` everything that was accepted, `bulk` the snapshots.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ import asyncio
 import errno
 import os
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
+from functools import partial
 from random import Random
 
 from oarlock.errors import UsageError
 from oarlock.raft.messages import Message
 from oarlock.raft.types import Member, NodeId
 from oarlock.transport.addresses import Address, format_host, parse_peer_url
+from oarlock.transport.bulk import SnapshotReader, fetch
+from oarlock.transport.groups import Groups
 from oarlock.transport.inbound import Inbound
-from oarlock.transport.outbound import Link
+from oarlock.transport.outbound import Link, is_refused
 from oarlock.transport.status import PeerStatus
 from oarlock.wire.framing import (
     FRAME_BYTES_MAX,
@@ -27,7 +31,7 @@ from oarlock.wire.framing import (
     FrameKind,
     encode_frame,
 )
-from oarlock.wire.handshake import Hello
+from oarlock.wire.handshake import Fetch, Hello, Invitation, Join, Refusal
 from oarlock.wire.messages import encode_messages
 
 QUEUE_BYTES_MAX = 64 << 20
@@ -65,12 +69,14 @@ class TcpTransport:
         self._ssl_client = ssl_client
         self._random = random
         self._queue_bytes_max = queue_bytes_max
-        self._receivers: dict[int, Callable[[list[Message]], None]] = {}
+        self._groups = Groups()
         self._members: dict[int, dict[NodeId, tuple[Address, ...]]] = {}
         """Per group."""
         self._links: dict[NodeId, Link] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
         """Links that are on their way out."""
+        self._fetches: dict[asyncio.StreamWriter, None] = {}
+        self._answer_joins: Callable[[Join], Invitation | Refusal] | None = None
         self._inbound = Inbound(self)
         self._servers: list[asyncio.Server] = []
         self._running = False
@@ -96,15 +102,37 @@ class TcpTransport:
 
     def peer_status(self) -> dict[NodeId, PeerStatus]:
         """How the way to each peer is, by id."""
-        return {node_id: self._links[node_id].status for node_id in sorted(self._links)}
+        return {node_id: self._status(node_id) for node_id in sorted(self._links)}
 
-    def register(self, group: int, on_messages: Callable[[list[Message]], None]) -> None:
-        self._receivers[group] = on_messages
+    def _status(self, node_id: NodeId) -> PeerStatus:
+        status = self._links[node_id].status
+        sending = self._inbound.sending_to(node_id)
+        if sending is None:
+            return status
+        return status._replace(snapshot_sent=sending.sent, snapshot_size=sending.size)
+
+    def register(
+        self,
+        group: int,
+        on_messages: Callable[[list[Message]], None],
+        *,
+        on_lost: Callable[[NodeId], None] | None = None,
+        on_removed: Callable[[NodeId], None] | None = None,
+    ) -> None:
+        """See `oarlock.replica.ports.Transport`; each call comes from the event loop, never from within ours.
+
+        How we know that a peer's process is gone: see `oarlock.transport.outbound`.
+        """
+        self._groups.register(group, on_messages, on_lost, on_removed)
 
     def unregister(self, group: int) -> None:
-        self._receivers.pop(group, None)
+        self._groups.unregister(group)
         if self._members.pop(group, None) is not None:
             self._update_links()
+
+    def answer_joins(self, answer: Callable[[Join], Invitation | Refusal]) -> None:
+        """Let servers that want to join ask us who they are: see `oarlock.transport.joining`."""
+        self._answer_joins = answer
 
     def set_members(self, group: int, members: Iterable[Member]) -> None:
         """Where the members are now; connections to others are closed.
@@ -118,6 +146,44 @@ class TcpTransport:
             if member.id != self._node_id
         }
         self._update_links()
+
+    def set_removed(self, group: int, removed: Iterable[NodeId]) -> None:
+        """These members are refused from now on, unless another group still has them."""
+        self._groups.set_removed(group, removed)
+        for node_id in sorted(removed):
+            if self.was_removed(node_id):
+                self._inbound.drop(node_id)
+
+    def serve_snapshots(self, group: int, open_snapshot: Callable[[int], SnapshotReader | None]) -> None:
+        """Answer `fetch_snapshot` of others; at most `bulk.TRANSFERS_MAX` at once, the others try again."""
+        self._groups.serve_snapshots(group, open_snapshot)
+
+    async def fetch_snapshot(
+        self, group: int, source: NodeId, index: int, offset: int
+    ) -> AsyncGenerator[bytes, None]:
+        """The bytes of a snapshot of another member: see `oarlock.replica.ports.Transport`."""
+        hello = self._hello(source)
+        addresses = self._members.get(group, {}).get(source, ())
+        if not addresses or not self._running:
+            raise ConnectionError(f"there is no way to member {source:x}")
+        for address in addresses:
+            bytes_ = fetch(address, self._ssl_client, Fetch(hello, group, index, offset), self._fetching)
+            try:
+                async with aclosing(bytes_):
+                    async for chunk in bytes_:
+                        yield chunk
+                return
+            except OSError as error:
+                if address == addresses[-1] or not is_refused(error):
+                    raise
+
+    def _fetching(self, writer: asyncio.StreamWriter) -> None:
+        """A connection of `fetch_snapshot`: ours to cut when we close."""
+        for old in [old for old in self._fetches if old.is_closing()]:
+            del self._fetches[old]
+        self._fetches[writer] = None
+        if self._closed:
+            writer.transport.abort()
 
     def send(self, group: int, messages: Iterable[Message]) -> None:
         """Queue for `message.to` each; drop if its queue is full, it is unknown or away."""
@@ -171,23 +237,55 @@ class TcpTransport:
             return
         self._closed = True
         self._running = False
-        self._receivers.clear()
+        self._groups.clear()
         self._update_links()
+        for writer in self._fetches:
+            writer.transport.abort()
         while self._closing:
             await asyncio.wait(list(self._closing))
+        await asyncio.gather(*(writer.wait_closed() for writer in self._fetches), return_exceptions=True)
         await self._stop_listening()
 
+    # What follows is for our connections: see `oarlock.transport.inbound.Owner`.
+
+    def was_removed(self, sender: NodeId) -> bool:
+        """By a group, while no group has it as a member."""
+        return self._groups.any_removed(sender) and not any(
+            sender in members for members in self._members.values()
+        )
+
     def heard_from(self, sender: NodeId) -> None:
-        """A peer connected to us, so it can be dialed: see `oarlock.transport.inbound.Owner`."""
+        """A peer connected to us, so it can be dialed."""
         link = self._links.get(sender)
         if link is not None:
-            link.wake()
+            link.heard_from()
+
+    def lost(self, sender: NodeId) -> None:
+        """A peer's connection to us ended."""
+        link = self._links.get(sender)
+        if link is not None:
+            link.inbound_lost()
+
+    def open_snapshot(self, group: int, index: int) -> SnapshotReader | None:
+        return self._groups.open_snapshot(group, index)
+
+    def answer_join(self, join: Join) -> Invitation | Refusal:
+        if self._answer_joins is None:
+            return Refusal("this member cannot invite anybody now: ask another one, or try again")
+        return self._answer_joins(join)
 
     def deliver(self, group: int, messages: list[Message]) -> None:
-        """Messages from a peer, checked: see `oarlock.transport.inbound.Owner`."""
-        receiver = self._receivers.get(group)
-        if receiver is not None:
-            receiver(messages)
+        """Messages from one peer, checked."""
+        if not self._groups.has_removed(group, messages[0].sender):
+            self._groups.deliver(group, messages)
+
+    def _for_groups_of(self, peer: NodeId, tell: Callable[[int, NodeId], None]) -> None:
+        for group, members in self._members.items():
+            if peer in members:
+                tell(group, peer)
+
+    def _hello(self, to: NodeId) -> Hello:
+        return Hello(PROTOCOL_VERSION_OLDEST, PROTOCOL_VERSION, self._cluster_id, self._node_id, to)
 
     def _parse(self, url: str) -> Address:
         address = parse_peer_url(url)
@@ -208,11 +306,13 @@ class TcpTransport:
         for node_id, addresses in wanted.items():
             link = self._links.get(node_id)
             if link is None:
-                hello = Hello(
-                    PROTOCOL_VERSION_OLDEST, PROTOCOL_VERSION, self._cluster_id, self._node_id, node_id
-                )
                 link = self._links[node_id] = Link(
-                    hello, self._ssl_client, self._random, self._queue_bytes_max
+                    self._hello(node_id),
+                    self._ssl_client,
+                    self._random,
+                    self._queue_bytes_max,
+                    on_lost=partial(self._for_groups_of, node_id, self._groups.lost),
+                    on_removed=partial(self._for_groups_of, node_id, self._groups.removed),
                 )
             link.set_addresses(addresses)
 

@@ -31,7 +31,17 @@ from oarlock.wire.framing import (
     FrameReader,
     encode_frame,
 )
-from oarlock.wire.handshake import Hello, Refusal, Welcome, decode_handshake, encode_handshake
+from oarlock.wire.handshake import (
+    Fetch,
+    Hello,
+    Invitation,
+    Join,
+    Refusal,
+    RefusalCode,
+    Welcome,
+    decode_handshake,
+    encode_handshake,
+)
 from oarlock.wire.messages import decode_messages, encode_messages
 
 __all__ = [
@@ -39,11 +49,15 @@ __all__ = [
     "FRAME_HEADER_BYTES",
     "PROTOCOL_VERSION",
     "PROTOCOL_VERSION_OLDEST",
+    "Fetch",
     "Frame",
     "FrameKind",
     "FrameReader",
     "Hello",
+    "Invitation",
+    "Join",
     "Refusal",
+    "RefusalCode",
     "Welcome",
     "decode_batch",
     "decode_handshake",

@@ -47,6 +47,10 @@ class FrameKind(enum.IntEnum):
 
     HANDSHAKE = 1
     MESSAGES = 2
+    SNAPSHOT_CHUNK = 3
+    """Bytes of a snapshot, on a connection that a `Fetch` opened."""
+    SNAPSHOT_END = 4
+    """No bytes of it are left: the payload is its size, so that a missing chunk cannot go unnoticed."""
 
 
 class Frame(NamedTuple):

@@ -5,24 +5,47 @@
     dialer                                     listener
       Hello(versions, cluster, sender, to)  →
                                             ←  Welcome(version)      messages may follow
-                                            ←  Refusal(reason)       and the connection is closed
+      Fetch(hello, group, index, offset)    →
+                                            ←  Welcome(version)      chunks of a snapshot follow, from here
+      Join(versions, peer_urls, name)       →
+                                            ←  Invitation(…)         and the connection is closed
+      any of them                           →
+                                            ←  Refusal(reason, code) and the connection is closed
 
-It keeps two clusters apart that a wrong address brings together: without it, members of one could vote in
-the other. It is no authentication; mutual TLS is.
+The `Hello` keeps two clusters apart that a wrong address brings together: without it, members of one could
+vote in the other. It is no authentication; mutual TLS is. A `Join` comes from a server that is to become a
+member and knows no more than one member's address, so it can name no cluster: it asks.
 """
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from oarlock.errors import WireError
+from oarlock.raft.types import Member
 from oarlock.wire.framing import FrameKind, encode_frame
-from oarlock.wire.messages import DECODE_ERRORS
+from oarlock.wire.messages import DECODE_ERRORS, number_problem
 
 HANDSHAKE_BYTES_MAX = 4096
-"""Largest handshake payload: a Hello is under 60 bytes, a Refusal has one sentence."""
+"""Largest handshake payload that a listener takes: a Hello is under 60 bytes, a Join has a few URLs."""
+INVITATION_BYTES_MAX = 1 << 20
+"""Largest answer that a joining server takes: thousands of members."""
 
 REASON_CHARACTERS_MAX = 500
+
+
+class RefusalCode(enum.IntEnum):
+    """What a program has to know about a refusal, whose text is for people. Values never change."""
+
+    OTHER = 0
+    REMOVED = 1
+    """The caller was removed from the cluster for good."""
+    UNAVAILABLE = 2
+    """The snapshot is not here (any more)."""
+    BUSY = 3
+    """A bound is reached: the same question may be answered later."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=1):
@@ -42,9 +65,42 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", ta
 class Refusal(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=3):
     reason: str
     """One line for the dialer's log."""
+    code: int = RefusalCode.OTHER
+    """A `RefusalCode`, or a value that a later version defines."""
 
 
-Handshake = Hello | Welcome | Refusal
+class Fetch(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=4):
+    """A Hello for a connection that carries one snapshot, from the listener to the dialer."""
+
+    hello: Hello
+    group: int
+    index: int
+    """Of the snapshot."""
+    offset: int
+    """Bytes of it that the dialer has already."""
+
+
+class Join(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=5):
+    """From a server that was added to the membership, and has to learn who it is."""
+
+    version_oldest: int
+    version_newest: int
+    peer_urls: tuple[str, ...]
+    """Where the server will be reached by the members."""
+    name: str
+
+
+class Invitation(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=6):
+    """What a joining server has to know."""
+
+    cluster_id: int
+    member_id: int
+    """Who it is."""
+    members: tuple[Member, ...]
+    """Everyone, the joining server too."""
+
+
+Handshake = Hello | Welcome | Refusal | Fetch | Join | Invitation
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Handshake).decode
@@ -65,4 +121,19 @@ def decode_handshake(payload: bytes) -> Handshake:
         message: Handshake = _decode(payload)
     except DECODE_ERRORS as error:
         raise WireError(f"undecodable handshake: {error}") from None
+    if problem := _problem(message):
+        raise WireError(f"malformed {type(message).__name__}: {problem}")
     return message
+
+
+def _problem(message: Handshake) -> str | None:
+    """What is wrong with a decoded handshake, or None. A Hello's numbers are compared with ours anyway."""
+    if isinstance(message, Fetch):
+        return number_problem((message.group, message.index, message.offset), "Fetch")
+    if isinstance(message, Invitation):
+        ids = [member.id for member in message.members]
+        if problem := number_problem(message, "Invitation"):
+            return problem
+        if message.member_id not in ids or 0 in ids or len(set(ids)) != len(ids):
+            return "its members are not distinct, or the one invited is not among them"
+    return None

@@ -1,8 +1,8 @@
 """Messages between members, to bytes and back.
 
 Bytes that decode are not yet a message that the core may see: msgspec checks types, `_problem` checks what
-types cannot say (no number is negative, entries follow each other). The core relies on it and does not
-check again.
+types cannot say (no number is negative, entries follow each other, a configuration is well formed). The
+core relies on it and does not check again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from collections.abc import Sequence
 import msgspec
 
 from oarlock.errors import WireError
-from oarlock.raft.messages import AppendEntries, Message
-from oarlock.raft.types import Entry
+from oarlock.raft.messages import AppendEntries, ChangeMembership, InstallSnapshot, Message
+from oarlock.raft.types import Entry, Snapshot
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Message]).decode
 
 NUMBER_MAX = 2**64 - 1
 """Terms, indexes and ids are unsigned 64-bit numbers, here as in every other implementation."""
+
+CHECKSUM_MAX = 2**32 - 1
+
+PROBLEM_CHARACTERS_MAX = 300
+"""What a peer sent may be long; what is logged about it is not."""
 
 DECODE_ERRORS = (msgspec.MsgspecError, RecursionError, ValueError, OverflowError)
 """What msgspec raises on hostile input: malformed or mistyped data, deep nesting, text that is not UTF-8."""
@@ -42,7 +47,7 @@ def decode_messages(payload: bytes) -> list[Message]:
         raise WireError(f"undecodable messages: {error}") from None
     for message in messages:
         if problem := _problem(message):
-            raise WireError(f"malformed {type(message).__name__}: {problem}")
+            raise WireError(f"malformed {type(message).__name__}: {problem[:PROBLEM_CHARACTERS_MAX]}")
     return messages
 
 
@@ -54,6 +59,12 @@ def _problem(message: Message) -> str | None:
             return f"{name} is {value}"
     if type(message) is AppendEntries:
         return entries_problem(message.entries, message.previous_index + 1)
+    if type(message) is InstallSnapshot:
+        if message.checksum > CHECKSUM_MAX:
+            return f"checksum is {message.checksum}"
+        return snapshot_problem(message.snapshot)
+    if type(message) is ChangeMembership:
+        return number_problem(message.change, "change")
     return None
 
 
@@ -69,6 +80,32 @@ def entries_problem(entries: Sequence[Entry], first_index: int) -> str | None:
             return f"entry {entry.index} where {index} has to be"
         if entry.term < term:
             return f"entry {entry.index} of term {entry.term} behind one of term {term}"
+        if entry.time < 0:
+            return f"entry {entry.index} of time {entry.time}"
         term = entry.term
         index += 1
+    return None
+
+
+def snapshot_problem(snapshot: Snapshot) -> str | None:
+    """What is wrong with a snapshot's description that came from outside, or None."""
+    if problem := number_problem(snapshot, "snapshot"):
+        return problem
+    if not snapshot.index or not snapshot.term:
+        return f"a snapshot of index {snapshot.index} and term {snapshot.term} covers nothing"
+    if snapshot.configuration_index > snapshot.index:
+        return f"its configuration is of {snapshot.configuration_index}, behind its index {snapshot.index}"
+    return snapshot.configuration.problem()
+
+
+def number_problem(value: object, name: str) -> str | None:
+    """The first number, anywhere inside a decoded value, that is not an unsigned 64-bit one; or None."""
+    if isinstance(value, int):
+        return None if 0 <= value <= NUMBER_MAX else f"{name} is {value}"
+    if isinstance(value, tuple):
+        return next((problem for item in value if (problem := number_problem(item, name))), None)
+    if isinstance(value, msgspec.Struct):
+        for field in value.__struct_fields__:
+            if problem := number_problem(getattr(value, field), f"{name}.{field}"):
+                return problem
     return None
