@@ -130,6 +130,8 @@ class Raft:
         """The latest time that any call brought."""
         self.heard_leader_at = -math.inf
         """When the current leader was last heard; rivals are ignored for a while after (4.2.3)."""
+        self._leader_lost_at = -math.inf
+        """When the driver said that the leader's process is gone."""
         self.votes: dict[NodeId, bool] = {}
         """Answers to the election that we are standing in."""
         self.leading: Leading | None = None
@@ -357,6 +359,7 @@ class Raft:
         if peer != self.leader_id or self.role is not Role.FOLLOWER or self.config.lease_reads:
             return
         self.heard_leader_at = -math.inf
+        self._leader_lost_at = now
         if self.may_stand():
             # A little apart from each other, so that the others' news has come in when the first one asks.
             soon = now + self.config.heartbeat_interval * self._random.random()
@@ -617,8 +620,15 @@ class Raft:
             self.outbox.rejected_reads.append(context)
 
     def rearm_election(self, now: float) -> None:
-        """Draw a new election timeout (dissertation 3.4)."""
-        timeout = self.config.election_timeout * (1 + self._random.random())
+        """Draw a new election timeout (dissertation 3.4).
+
+        Whoever stands because the leader is known to be gone asks again soon: the others may only just have
+        got the news. For a while: it may be wrong.
+        """
+        shortest = self.config.election_timeout
+        if self.role is not Role.FOLLOWER and now - self._leader_lost_at < shortest:
+            shortest = min(shortest, 2 * self.config.heartbeat_interval)
+        timeout = shortest * (1 + self._random.random())
         self._election_deadline = now + timeout if self.may_stand() else math.inf
 
     def may_stand(self) -> bool:
