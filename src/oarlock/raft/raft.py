@@ -488,7 +488,8 @@ class Raft:
         self._leave_for(Role.PRE_CANDIDATE)
         self._set_leader(NOBODY)
         self.rearm_election(self.now)
-        self._trace_role("no leader was heard for an election timeout")
+        lost = self.now - self._leader_lost_at < self.config.election_timeout
+        self._trace_role("the leader is gone" if lost else "no leader was heard for an election timeout")
         candidate.ask_for_pre_votes(self)
 
     def become_candidate(self, transfer: bool = False) -> None:
