@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 
-from oarlock.raft import candidate, follower, leader, quorum, votes
+from oarlock.raft import candidate, follower, leader, quorum, reading, term_rule, votes
 from oarlock.raft.log import RaftLog
 from oarlock.raft.progress import Progress
 from oarlock.raft.raft import Raft
@@ -77,46 +77,46 @@ MUTATIONS = (
     Mutation(
         "no_term_adoption",
         "F2 all servers: a message of a later term makes a follower of that term",
-        Raft._settle_higher_term,
-        "self.become_follower(message.term,",
+        term_rule.settle_higher,
+        "raft.become_follower(message.term,",
         "(lambda *_: None)(message.term,",
     ),
     Mutation(
         "leader_survives_later_term",
         "F2 all servers: also a leader steps down for a later term",
-        Raft._settle_higher_term,
-        "leader_id = message.sender",
-        "if self.role is Role.LEADER:\n        self.term = message.term\n        return True\n    "
-        "leader_id = message.sender",
+        term_rule.settle_higher,
+        "leads = isinstance(",
+        "if raft.role.value == 'leader':\n        raft.term = message.term\n        return True\n    "
+        "leads = isinstance(",
     ),
     Mutation(
         "append_entries_of_lower_term_accepted",
         "F2 AppendEntries 1: false if the term has passed",
-        Raft._settle_lower_term,
+        term_rule.settle_lower,
         "if isinstance(message, AppendEntries):",
         "if isinstance(message, AppendEntries):\n        return True\n    if False:",
     ),
     Mutation(
         "refusal_hides_later_term",
         "F2 AppendEntries 1: the answer to a leader of the past says so",
-        Raft._settle_lower_term,
-        "self.send(AppendEntriesReply(self.term,",
-        "self.send(AppendEntriesReply(message.term,",
+        term_rule.settle_lower,
+        "raft.send(AppendEntriesReply(raft.term,",
+        "raft.send(AppendEntriesReply(message.term,",
     ),
     Mutation(
         "vote_of_earlier_term_counts",
         "F2 candidates: votes are of the candidate's own term",
-        Raft._settle_lower_term,
-        "isinstance(message, ProposeReply | ReadIndex)",
-        "type(message).__name__ in ('ProposeReply', 'ReadIndex', 'RequestVoteReply')",
+        term_rule.settle_lower,
+        "return isinstance(\n        message, ",
+        "return type(message).__name__ == 'RequestVoteReply' or isinstance(\n        message, ",
         profile="elections",
     ),
     Mutation(
         "match_index_from_stale_reply",
         "F2 leaders: an acknowledgement counts in the term that asked for it",
-        Raft._settle_lower_term,
-        "isinstance(message, ProposeReply | ReadIndex)",
-        "type(message).__name__ in ('ProposeReply', 'ReadIndex', 'AppendEntriesReply')",
+        term_rule.settle_lower,
+        "return isinstance(\n        message, ",
+        "return type(message).__name__ == 'AppendEntriesReply' or isinstance(\n        message, ",
         profile="elections",
     ),
     Mutation(
@@ -190,22 +190,21 @@ MUTATIONS = (
         "candidate_ignores_new_leader",
         "F2 candidates: AppendEntries from a new leader ends the candidacy",
         candidate.step,
-        "follower.append_entries(raft, message)",
+        "follower.step(raft, message)",
         "pass",
     ),
     Mutation(
         "election_never_starts_again",
         "F2 candidates: an election timeout starts the next election",
         Raft.timeout,
-        "elif self.configuration.is_voter(self.id):",
-        "elif self.role is not Role.FOLLOWER:\n        self._election_deadline = math.inf\n    "
-        "elif self.configuration.is_voter(self.id):",
+        "elif not self.may_stand():",
+        "elif self.role is not Role.FOLLOWER or not self.may_stand():",
         profile="partitions",
     ),
     Mutation(
         "election_timer_ignores_leader",
         "F2 followers: AppendEntries from the leader restarts the election timeout",
-        follower.append_entries,
+        follower._hear_leader,
         "raft.rearm_election(raft.now)",
         "pass",
     ),
@@ -213,14 +212,14 @@ MUTATIONS = (
     Mutation(
         "previous_term_not_checked",
         "F2 AppendEntries 2: the previous entry's term has to match",
-        follower.append_entries,
+        follower._append_entries,
         "if raft.log.term_at(message.previous_index) != message.previous_term:",
         "if raft.log.term_at(message.previous_index) is None:",
     ),
     Mutation(
         "previous_entry_not_checked",
         "F2 AppendEntries 2: the previous entry has to exist",
-        follower.append_entries,
+        follower._append_entries,
         "if raft.log.term_at(message.previous_index) != message.previous_term:",
         "if False:",
     ),
@@ -235,7 +234,7 @@ MUTATIONS = (
         "conflict_not_seen",
         "F2 AppendEntries 3: entries of equal index and other term conflict",
         RaftLog.first_conflict,
-        "if self._entries[entry.index - 1].term != entry.term:",
+        "if self.entry(entry.index).term != entry.term:",
         "if False:",
     ),
     Mutation(
@@ -264,14 +263,14 @@ MUTATIONS = (
     Mutation(
         "commit_beyond_last_new_entry",
         "F2 AppendEntries 5: commit at most the last new entry",
-        follower.append_entries,
+        follower._append_entries,
         "min(message.commit_index, match_index)",
         "min(message.commit_index, raft.log.last_index)",
     ),
     Mutation(
         "commit_not_learned",
         "F2 AppendEntries 5: followers learn the commit index",
-        follower.append_entries,
+        follower._append_entries,
         "raft.commit(max(raft.commit_index, min(message.commit_index, match_index)))",
         "pass",
     ),
@@ -285,7 +284,7 @@ MUTATIONS = (
     Mutation(
         "acknowledges_whole_log",
         "3.5: only what the leader is known to hold is acknowledged",
-        follower.append_entries,
+        follower._append_entries,
         "match_index = message.previous_index + len(message.entries)",
         "match_index = raft.log.last_index",
     ),
@@ -294,7 +293,7 @@ MUTATIONS = (
         "no_heartbeats",
         "F2 leaders: heartbeats keep the others from elections",
         leader.timeout,
-        "_new_round(leading)",
+        "leading.new_round(raft.now)",
         "pass",
     ),
     Mutation(
@@ -322,7 +321,7 @@ MUTATIONS = (
     Mutation(
         "acknowledgements_do_not_commit",
         "F2 leaders: commit as soon as a majority acknowledged",
-        leader._append_entries_reply,
+        leader._matched,
         "if news:",
         "if False:",
     ),
@@ -344,7 +343,7 @@ MUTATIONS = (
         "no_noop",
         "6.4, 3.6.2: a leader begins its term with an entry of it",
         leader.start,
-        "raft.append((Entry(next_index, raft.term, EntryKind.NOOP),))",
+        'raft.append((Entry(next_index, raft.term, EntryKind.NOOP, b"", raft.clock.read(raft.now)),))',
         "pass",
     ),
     Mutation(
@@ -382,14 +381,14 @@ MUTATIONS = (
         "F2 state: a vote is on stable storage before it is answered",
         votes.judge,
         "raft.send_after_stored(RequestVoteReply",
-        "raft._messages.append(RequestVoteReply",
+        "raft.outbox.messages.append(RequestVoteReply",
     ),
     Mutation(
         "election_before_own_vote_durable",
         "F2 state: a candidate's own vote is durable before it asks for others",
         candidate.ask_for_votes,
         "raft.send_after_stored(",
-        "raft._messages.append(",
+        "raft.outbox.messages.append(",
     ),
     Mutation(
         "vote_forgotten_in_restart",
@@ -411,8 +410,8 @@ MUTATIONS = (
         "acknowledged_before_durable",
         "F2 state: log entries are durable before they are acknowledged",
         follower._acknowledge,
-        "if match_index <= raft.log.stored_index:",
-        "if True:",
+        "stored = min(match_index, raft.log.stored_index)",
+        "stored = match_index",
     ),
     Mutation(
         "leader_counts_own_disk_early",
@@ -454,7 +453,7 @@ MUTATIONS = (
     Mutation(
         "pre_vote_raises_terms",
         "9.6: a PreVote changes nobody's term",
-        Raft._settle_higher_term,
+        term_rule.settle_higher,
         "if isinstance(message, PreVote) or",
         "if",
     ),
@@ -462,14 +461,14 @@ MUTATIONS = (
         "pre_vote_against_live_leader",
         "9.6, 4.2.3: no pre-vote while a leader is heard",
         votes._reason_to_refuse,
-        "if raft.hears_leader():",
+        "if reason := sticks(raft, message):",
         "if False:",
     ),
     Mutation(
         "no_stickiness",
         "4.2.3: voters of a live leader ignore rivals, whatever their term",
-        Raft._settle_higher_term,
-        "if isinstance(message, RequestVote) and self.hears_leader():",
+        term_rule.settle_higher,
+        "if isinstance(message, RequestVote) and (reason := votes.sticks(raft, message)):",
         "if False:",
     ),
     Mutation(
@@ -483,15 +482,15 @@ MUTATIONS = (
     Mutation(
         "read_not_confirmed",
         "6.4: a round of heartbeats confirms that we still lead",
-        leader._register_read,
-        "if raft.alone:",
+        reading._register,
+        "if raft.alone or has_lease(raft):",
         "if True:",
         profile="usurpers",
     ),
     Mutation(
         "read_before_first_commit",
         "6.4: a new leader knows the commit index once it committed in its own term",
-        leader.read,
+        reading.read,
         "if raft.commit_index < leading.first_index:",
         "if False:",
         profile="usurpers",
@@ -499,15 +498,15 @@ MUTATIONS = (
     Mutation(
         "read_joins_a_round_under_way",
         "6.4: the round that confirms a read begins after the read",
-        leader._register_read,
-        "_new_round(leading)",
+        reading._register,
+        "leading.new_round(raft.now)",
         "pass",
         profile="usurpers",
     ),
     Mutation(
         "one_echo_confirms_a_read",
         "6.4: a majority confirms",
-        leader._confirm_reads,
+        reading.confirm,
         "confirmed = agreed(raft.configuration, rounds, 0)",
         "confirmed = sorted(rounds.values())[-2]",
         profile="usurpers",
@@ -529,21 +528,21 @@ MUTATIONS = (
     Mutation(
         "leaders_reads_forgotten",
         "6.4: a leader that steps down tells whoever waits for a read",
-        leader.abdicate,
-        "for _, context, asker, _ in leading.reads:\n        _answer_read(raft, context, asker, 0)",
+        reading.give_up,
+        "for _, context, asker, _ in leading.reads:\n        answer(raft, context, asker, 0)",
         "pass",
     ),
     Mutation(
         "forwarded_reads_forgotten",
         "6.4: reads that the old leader was asked about are asked again",
         Raft._set_leader,
-        "self._rejected_reads.extend(self._forwarded_reads)",
+        "self.outbox.rejected_reads.extend(self._forwarded_reads)",
         "pass",
     ),
     Mutation(
         "proposal_of_earlier_term_appended",
         "commands sent in a term are appended in it or never",
-        Raft._settle_lower_term,
+        term_rule.settle_lower,
         "isinstance(message, Propose):",
         "isinstance(message, Propose):\n        return True\n    if False:",
         profile="reelections",
@@ -551,10 +550,10 @@ MUTATIONS = (
     Mutation(
         "refused_batch_appended",
         "a refused batch is certainly not appended",
-        leader.step,
-        "except Busy:\n                raft.send(ProposeReply(",
-        "except Busy:\n                entry = Entry(raft.log.last_index + 1, raft.term, EntryKind.COMMAND, "
-        "message.commands[0])\n                raft.append([entry])\n                raft.send(ProposeReply(",
+        leader._propose_for_another,
+        "except Busy:\n        raft.send(ProposeReply(",
+        "except Busy:\n        raft.append([Entry(raft.log.last_index + 1, raft.term, EntryKind.COMMAND, "
+        "message.commands[0])])\n        raft.send(ProposeReply(",
         profile="limits",
     ),
 )
@@ -573,7 +572,7 @@ HARMLESS = (
         "The answer carries the voter's own, later term, and no one counts a vote of a term that it does "
         "not stand in. Should the sender stand in that very term by now, the vote is as good as one it "
         "asked for: how up-to-date a log is never falls.",
-        Raft._settle_lower_term,
+        term_rule.settle_lower,
         "if isinstance(message, PreVote | RequestVote):",
         "if isinstance(message, RequestVote):\n        return True\n    if isinstance(message, PreVote):",
     ),
@@ -581,9 +580,9 @@ HARMLESS = (
         "read_index_of_earlier_term_taken",
         "A follower rejects its forwarded reads whenever its leader or term changes, so no read is left "
         "that a late answer could serve.",
-        Raft._settle_lower_term,
-        "isinstance(message, ProposeReply | ReadIndex)",
-        "type(message).__name__ in ('ProposeReply', 'ReadIndex', 'ReadIndexReply')",
+        term_rule.settle_lower,
+        "return isinstance(\n        message, ",
+        "return type(message).__name__ == 'ReadIndexReply' or isinstance(\n        message, ",
     ),
     Mutation(
         "term_told_before_durable",
