@@ -8,7 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from oarlock.raft import candidate, follower, leader, membership, progress, quorum, raft, votes
+from oarlock.raft import (
+    candidate,
+    follower,
+    leader,
+    membership,
+    progress,
+    quorum,
+    raft,
+    reading,
+    term_rule,
+    votes,
+)
 from oarlock.raft import log as raft_log
 from oarlock.raft.roles import TRANSITIONS
 
@@ -23,6 +34,8 @@ NAMES = {
     "follower": follower,
     "leader": leader,
     "quorum": quorum,
+    "reading": reading,
+    "term_rule": term_rule,
     "votes": votes,
     "roles": importlib.import_module("oarlock.raft.roles"),
 }
