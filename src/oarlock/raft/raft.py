@@ -117,6 +117,9 @@ class Raft:
         self.voted_for: NodeId = hard_state.voted_for
         self.role = Role.FOLLOWER
         self.leader_id: NodeId = NOBODY
+        if snapshot is not None and snapshot.snapshot.term > self.term:
+            # The snapshot was durable before the term was: in that term we have promised nothing yet.
+            self.term, self.voted_for = snapshot.snapshot.term, NOBODY
         covered = 0 if snapshot is None else snapshot.snapshot.index
         self.log = RaftLog(entries, max(hard_state.commit_index, applied_index, covered), base)
         invariant(

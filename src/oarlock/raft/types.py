@@ -19,7 +19,7 @@ Term = int
 Index = int
 """Position in the log, from 1. 0 is the empty log."""
 Milliseconds = int
-"""A time on the cluster's clock: how long the cluster has had a leader, all in all."""
+"""A time on the cluster's clock: see `oarlock.raft.cluster_clock`."""
 
 NOBODY: NodeId = 0
 
