@@ -1,9 +1,9 @@
 """The cluster's clock: milliseconds for which the cluster has been up, agreed through the log.
 
-Whatever expires on all members alike (client sessions, leases) has to expire at an entry and not at a time of
-day. So a leader stamps every command with this clock (dissertation 6.3). A new leader goes on from the last
-stamp in its log plus the time since that came in, by its own clock: so time never falls, stands still while no
-member runs, and no wall clock has a say.
+Whatever expires on all members alike (client sessions, leases) has to expire at an entry and not at a time
+of day. So a leader stamps every command with this clock (dissertation 6.3). A new leader goes on from the
+last stamp in its log plus the time since that came in, by its own clock: so time never falls, stands still
+while no member runs, and no wall clock has a say.
 """
 
 from __future__ import annotations
