@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from oarlock.errors import SnapshotUnavailable
 from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, Member, Message, Role
-from oarlock.replica import Runtime, RuntimeLimits
-from oarlock.storage import DiskStorage, LoopWorker, MemoryFiles
+from oarlock.replica import OwnEntry, Runtime, RuntimeLimits, SnapshotPolicy
+from oarlock.storage import DiskSnapshots, DiskStorage, LoopWorker, MemoryFiles
 from oarlock.transport import ChannelNetwork, ChannelTransport
 
 CLUSTER = 1
 DIRECTORY = Path("/wal")
+SNAPSHOTS = Path("/snapshots")
 ELECTION_TIMEOUT = 0.1
+CHUNK = 64
 
 
 class Journal:
     """The simplest machine: it remembers what it applied, and answers with its position."""
 
     applied_index = 0
+    can_snapshot = True
 
     def __init__(self) -> None:
         self.commands: list[bytes] = []
         self.on_apply: Callable[[bytes], None] = lambda data: None
+        self.installed: list[int] = []
+        """Indexes of the snapshots that took the place of the state."""
+        self.captures = 0
+        self.on_capture: Callable[[], None] = lambda: None
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
         for command in commands:
@@ -34,11 +45,42 @@ class Journal:
             self.commands.append(command.data)
         return list(range(len(self.commands) - len(commands) + 1, len(self.commands) + 1))
 
+    def capture(self) -> Frozen:
+        self.on_capture()
+        self.captures += 1
+        return Frozen(msgspec.msgpack.encode(self.commands))
+
+    def prepare(self, chunks: Iterable[bytes]) -> list[bytes]:
+        return msgspec.msgpack.decode(b"".join(chunks), type=list[bytes])
+
+    def install(self, prepared: list[bytes], applied_index: int) -> None:
+        self.commands = prepared
+        self.installed.append(applied_index)
+
     def close(self) -> None: ...
 
 
+class Frozen:
+    """A journal's capture."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def chunks(self) -> Iterator[bytes]:
+        for offset in range(0, len(self.data), CHUNK):
+            yield self.data[offset : offset + CHUNK]
+
+    def close(self) -> None: ...
+
+
+async def at_once(function: Callable[..., Any], *args: Any) -> Any:
+    """In place of a thread, for which virtual time does not wait."""
+    await asyncio.sleep(0.001)
+    return function(*args)
+
+
 class CutTransport(ChannelTransport):
-    """Loses what travels over a line that is cut."""
+    """Loses what travels over a line that is cut. Snapshots travel slowly, and without a thread."""
 
     cut: Callable[[int, int], bool] = staticmethod(lambda sender, to: False)
     lose: Callable[[Message], bool] = staticmethod(lambda message: False)
@@ -46,6 +88,26 @@ class CutTransport(ChannelTransport):
     def receive(self, group: int, message: Message) -> None:
         if not self.cut(message.sender, self.node_id) and not self.lose(message):
             super().receive(group, message)
+
+    async def fetch_snapshot(
+        self, group: int, source: int, index: int, offset: int
+    ) -> AsyncGenerator[bytes, None]:
+        other = self._network.find(CLUSTER, source)
+        if other is None:
+            raise ConnectionRefusedError(f"{source} is away")
+        reader = other.open_snapshot(group, index)
+        if reader is None:
+            raise SnapshotUnavailable(f"{source} has no snapshot {index}")
+        try:
+            while offset < reader.size:
+                await asyncio.sleep(0.002)
+                if self.cut(source, self.node_id) or self._network.find(CLUSTER, source) is not other:
+                    raise ConnectionResetError(f"the way to {source} is cut")
+                chunk = reader.read(offset, CHUNK)
+                offset += len(chunk)
+                yield chunk
+        finally:
+            reader.close()
 
 
 class Node:
@@ -61,6 +123,8 @@ class Node:
         self.machine = self.make_machine()
         self.runtime: Runtime
         self.transport: CutTransport
+        self.initial: Configuration | None = cluster.configuration
+        self.own: OwnEntry | None = None
 
     def _before(self, operation: str, path: Path) -> None:
         if self.broken:
@@ -76,7 +140,12 @@ class Node:
             config=Config(
                 id=self.id, election_timeout=ELECTION_TIMEOUT, heartbeat_interval=ELECTION_TIMEOUT / 10
             ),
-            initial=cluster.configuration,
+            initial=self.initial,
+            snapshots=DiskSnapshots(SNAPSHOTS, files=self.files, block_bytes=CHUNK),
+            policy=cluster.policy,
+            own=self.own,
+            in_thread=at_once,
+            peers=cluster.configuration.members,
             storage=DiskStorage(
                 DIRECTORY, files=self.files, worker=LoopWorker(), segment_bytes=1 << 16, random=cluster.random
             ),
@@ -106,10 +175,17 @@ class Node:
 class Cluster:
     """Some members, started together."""
 
-    def __init__(self, size: int = 3, seed: int = 0, limits: RuntimeLimits | None = None) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        seed: int = 0,
+        limits: RuntimeLimits | None = None,
+        policy: SnapshotPolicy | None = None,
+    ) -> None:
         self.random = random.Random(seed)
         self.network = ChannelNetwork()
         self.limits = limits
+        self.policy = policy
         self.cut_off: set[int] = set()
         ids = tuple(range(1, size + 1))
         self.configuration = Configuration(ids, members=tuple(Member(id_, f"m{id_}") for id_ in ids))

@@ -25,9 +25,16 @@ from oarlock.raft.messages import (
     RequestVoteReply,
 )
 from oarlock.raft.types import Recovered
+from oarlock.replica.changes import Changes
+from oarlock.replica.conditions import Conditions
+from oarlock.replica.fetching import Fetching
+from oarlock.replica.observations import Observations
 from oarlock.replica.proposals import Proposals
 from oarlock.replica.reads import Reads
 from oarlock.replica.ready_loop import ReadyLoop
+from oarlock.replica.snapshots import SnapshotPolicy, Snapshots
+from oarlock.storage import MemorySnapshots
+from tests.replica.cluster import at_once
 
 US, LEADER, OTHER = 1, 2, 3
 GROUP = 7
@@ -45,6 +52,41 @@ class Bench:
         self.proposals = Proposals(5, 5, count_max=10, bytes_max=1000, batch_bytes_max=1000)
         self.reads = Reads(5, count_max=10, retry_after=1.0)
         self.failures: list[BaseException] = []
+        self.configurations: list[int] = []
+        self.conditions = Conditions()
+        parts: dict[str, Any] = {
+            "clock": loop.time,
+            "in_thread": at_once,
+            "wake": lambda: self.ready_loop.schedule(),
+            "fail": self.failures.append,
+        }
+        self.snapshot_storage = MemorySnapshots()
+        snapshots = Snapshots(
+            self.raft,
+            self,  # type: ignore[arg-type]
+            self.snapshot_storage,
+            self,
+            policy=SnapshotPolicy(),
+            stored=None,
+            **parts,
+        )
+        fetching = Fetching(
+            self.raft,
+            self,  # type: ignore[arg-type]
+            self.snapshot_storage,
+            self,  # type: ignore[arg-type]
+            GROUP,
+            on_installed=snapshots.installed,
+            **parts,
+        )
+        changes = Changes(
+            self.raft,
+            self.conditions,
+            first_number=5,
+            clock=loop.time,
+            wake=parts["wake"],
+            removed=loop.create_future(),
+        )
         self.ready_loop = ReadyLoop(
             self.raft,
             storage=self,
@@ -53,6 +95,13 @@ class Bench:
             machine=self,  # type: ignore[arg-type]  # `close` is the storage's; neither is called here
             proposals=self.proposals,
             reads=self.reads,
+            snapshots=snapshots,
+            fetching=fetching,
+            changes=changes,
+            conditions=self.conditions,
+            observations=Observations(),
+            clock=loop.time,
+            on_configuration=lambda: self.configurations.append(self.raft.configuration_index),
             on_failure=self.failures.append,
         )
         self.sent: list[Message] = []
@@ -101,6 +150,7 @@ class Bench:
     # Machine.
 
     applied_index = 0
+    can_snapshot = True
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
         if self.trouble is not None:
@@ -139,7 +189,9 @@ def append(*terms: int, previous: tuple[int, int] = (1, 1), commit: int = 1, rou
 
 
 def acknowledged(messages: list[Message]) -> list[int]:
-    return [message.match_index for message in messages if isinstance(message, AppendEntriesReply)]
+    """Of the entries behind the first, which was there from the start: rounds are answered with it at once."""
+    replies = [message for message in messages if isinstance(message, AppendEntriesReply)]
+    return [reply.match_index for reply in replies if reply.match_index > 1]
 
 
 async def test_entries_are_acknowledged_when_they_are_durable_and_not_before() -> None:

@@ -1,8 +1,8 @@
 """What a `Replica` needs from outside, as contracts. The consumer owns them: implementations live elsewhere.
 
-`LogStorage` and `SnapshotStorage` are implemented by `oarlock.storage`, `Transport` by `oarlock.transport`, `Machine` (defined in
-`oarlock.machine.ports`) by the adapter in `oarlock.machine` and by the key-value store. Each has a suite of
-tests that every implementation passes.
+`LogStorage` and `SnapshotStorage` are implemented by `oarlock.storage`, `Transport` by `oarlock.transport`,
+`Machine` (defined in `oarlock.machine.ports`) by the adapter in `oarlock.machine` and by the key-value store.
+Each has a suite of tests that every implementation passes.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class SnapshotReceiver(Protocol):
 class SnapshotStorage(Protocol):
     """Durable snapshots of one member: made here, or received.
 
-    Contract: a snapshot is there wholly or not at all, whatever is cut; the newest one stays until a newer one
-    is durable.
+    Contract: a snapshot is there wholly or not at all, whatever is cut; the newest one stays until a newer
+    one is durable.
     """
 
     def load(self) -> StoredSnapshot | None:

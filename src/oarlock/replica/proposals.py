@@ -12,7 +12,8 @@ that proposed it recognises the tag when it applies the entry, whoever led.
 
 Why sending again is safe: what is sent in term t is appended in term t or never (`Raft` sees to it on both
 ways), and the log's terms never fall. So once an entry of a later term is applied and the proposal was not,
-it never will be. The caller is left in doubt only if its time runs out while the proposal is SENT.
+it never will be. The caller is left in doubt only if its time runs out while the proposal is SENT, or if a
+snapshot takes the place of the entries that would tell (`skipped`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from oarlock.errors import Busy, NotLeader, RequestTimeout, Stopped, UsageError
+from oarlock.errors import Busy, NotLeader, OutcomeUnknown, RequestTimeout, Stopped, UsageError
 from oarlock.machine import Command
 from oarlock.raft import Entry, Raft
 from oarlock.raft.types import NOBODY, EntryKind, Term
@@ -164,7 +165,7 @@ class Proposals:
             proposal = self._waiting.get(int.from_bytes(data[8:16], "big"))
             if proposal is not None:
                 request = proposal.request
-        return Command(entry.index, entry.term, data[16:], request)
+        return Command(entry.index, entry.term, data[16:], request, entry.time)
 
     def applied(self, entries: Sequence[Entry], results: Sequence[Any]) -> None:
         """These entries were applied; `results` belong to the commands among them."""
@@ -181,6 +182,17 @@ class Proposals:
                     self._finish(number, None, result)
                 else:
                     self._finish(number, result, None)
+
+    def skipped(self, term: Term) -> None:
+        """A snapshot whose last entry is of `term` was installed: its entries are never seen here.
+
+        What was sent in that term or before may be among them, with a result that nobody can tell any more.
+        Sending it again could apply it twice.
+        """
+        self._applied_term = max(self._applied_term, term)
+        for number, proposal in list(self._waiting.items()):
+            if _QUEUED < proposal.sent_in <= term:
+                self._finish(number, None, OutcomeUnknown("a snapshot took the place of the command's entry"))
 
     def close(self) -> None:
         """Answer everything that waits: the replica is stopping."""

@@ -52,9 +52,14 @@ class Reads:
         self._queue: list[_Waiter] = []
         self._asked: dict[int, tuple[float, list[_Waiter]]] = {}
         """Contexts without an answer: when they were asked for, and who waits."""
-        self._confirmed: list[tuple[Index, list[_Waiter]]] = []
-        """Waiting to be applied."""
+        self._confirmed: list[tuple[Index, float, list[_Waiter]]] = []
+        """Waiting to be applied: up to where, when it was asked for, and who waits."""
+        self.fresh_at = -math.inf
+        """The local state holds everything that was committed at this time, by the clock of `ask`."""
         self._expiry = Expiry(self._expire)
+
+    def __len__(self) -> int:
+        return self._count
 
     @property
     def queued(self) -> bool:
@@ -87,9 +92,9 @@ class Reads:
         self._expiry.watch(now + self._retry_after)
 
     def confirmed(self, context: int, index: Index) -> None:
-        _, waiters = self._asked.pop(context, (0.0, []))
+        asked, waiters = self._asked.pop(context, (0.0, []))
         if waiters:
-            self._confirmed.append((index, waiters))
+            self._confirmed.append((index, asked, waiters))
 
     def rejected(self, context: int) -> None:
         """Leadership moved: ask again, whoever leads now."""
@@ -100,9 +105,10 @@ class Reads:
         """Everything up to `index` is applied: answer what waited for it."""
         if not self._confirmed:
             return
-        ready = [waiters for at, waiters in self._confirmed if at <= index]
+        ready = [item for item in self._confirmed if item[0] <= index]
         self._confirmed = [item for item in self._confirmed if item[0] > index]
-        for waiters in ready:
+        for _, asked, waiters in ready:
+            self.fresh_at = max(self.fresh_at, asked)
             for waiter in waiters:
                 self._finish(waiter, None)
 
@@ -115,7 +121,7 @@ class Reads:
         groups = [
             self._queue,
             *(waiters for _, waiters in self._asked.values()),
-            *(waiters for _, waiters in self._confirmed),
+            *(waiters for _, _, waiters in self._confirmed),
         ]
         return [waiter for group in groups for waiter in group if not waiter.done]
 
@@ -134,9 +140,10 @@ class Reads:
         self._queue = [waiter for waiter in self._queue if not waiter.done]
         # While this member cannot apply (its disk hangs, say), new reads go on being confirmed.
         alive = (
-            (index, [waiter for waiter in waiters if not waiter.done]) for index, waiters in self._confirmed
+            (index, asked, [waiter for waiter in waiters if not waiter.done])
+            for index, asked, waiters in self._confirmed
         )
-        self._confirmed = [(index, waiters) for index, waiters in alive if waiters]
+        self._confirmed = [item for item in alive if item[2]]
         self._requeue_unanswered(now)
         if self._queue or self._asked:
             earliest = min(earliest, now + self._retry_after)
