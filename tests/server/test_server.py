@@ -15,8 +15,9 @@ from oarlock.client import Client
 from oarlock.errors import DataDirError, UsageError
 from oarlock.raft import Configuration
 from oarlock.server.config import Address, Settings, load_settings
+from oarlock.server.joining import initial_configuration
 from oarlock.server.processes import HOST, PortReservation, http_get
-from oarlock.server.server import Server, initial_configuration
+from oarlock.server.server import Server
 
 
 @pytest.fixture
@@ -156,12 +157,13 @@ def test_all_members_begin_with_the_same_configuration_however_it_is_written() -
     )
 
 
-async def test_a_member_lists_its_own_client_urls(settings: Settings) -> None:
+async def test_a_member_tells_the_others_its_client_urls_through_the_log(settings: Settings) -> None:
     server = Server(settings)
     await server.start()
     try:
-        async with Client(endpoint(settings)) as client:
-            members = (await client.members()).members
+        async with Client(endpoint(settings)) as client, asyncio.timeout(5):
+            while not (members := (await client.members()).members)[0].client_urls:
+                await asyncio.sleep(0.01)
         assert [member.client_urls for member in members] == [[f"http://{endpoint(settings)}"]]
     finally:
         await server.close()

@@ -1,4 +1,4 @@
-"""The command line: `oarlock serve`, `put`, `get`, `del`, `demo`, `bench`, `version`.
+"""The command line: `oarlock serve`, `put`, `get`, `member`, `endpoint`, `doctor`, … (see `_COMMANDS`).
 
 Each command lives in a module of its own that is only imported when the command runs, so that
 `oarlock --help` answers at once. Exit codes: 0 done, 1 the request failed, 2 wrong use. An error is one
@@ -19,7 +19,14 @@ _COMMANDS = {
     "bench": ("oarlock.cli.bench", "Measure a cluster: throughput and latency."),
     "del": ("oarlock.cli.kv", "Delete a key or a range of keys."),
     "demo": ("oarlock.cli.demo", "Run three members on this machine; --check kills them and verifies."),
+    "doctor": ("oarlock.cli.doctor", "Say why there is no leader or no progress, and what to do."),
+    "endpoint": ("oarlock.cli.endpoint", "Show how each server is: status, health."),
     "get": ("oarlock.cli.kv", "Read a key or a range of keys."),
+    "member": (
+        "oarlock.cli.member",
+        "Show and change the members: list, add, promote, remove, update, change.",
+    ),
+    "move-leader": ("oarlock.cli.leader", "Hand the leadership over to another member."),
     "put": ("oarlock.cli.kv", "Write a key."),
     "serve": ("oarlock.cli.serve", "Run one member of a cluster; takes etcd's flags."),
     "version": ("oarlock.cli.version", "Print the versions."),
@@ -37,7 +44,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module = importlib.import_module(_COMMANDS[cmd_name][0])
-        command: click.Command = getattr(module, f"{cmd_name}_command")
+        command: click.Command = getattr(module, f"{cmd_name.replace('-', '_')}_command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

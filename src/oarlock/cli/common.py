@@ -1,14 +1,17 @@
-"""What the commands share: endpoints, running a coroutine, durations."""
+"""What the commands share: options, durations, a client, running a coroutine."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from oarlock.client import Client
 
 Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,6 +47,49 @@ def duration_option(name: str, default: str, help: str) -> Callable[[Command], C
     return click.option(
         name, default=default, show_default=True, callback=_read_duration, metavar="TIME", help=help
     )
+
+
+def client_options(*formats: str, default: str | None = "simple") -> Callable[[Command], Command]:
+    """The options of every command that talks to servers.
+
+    Args:
+        formats: of the output.
+        default: which of them; None: the command decides.
+    """
+    options = (
+        endpoints_option,
+        duration_option("--dial-timeout", "2s", "For a connection."),
+        duration_option("--command-timeout", "5s", "For the whole command."),
+        click.option("-w", "--write-out", type=click.Choice(formats), default=default, help="Output format."),
+    )
+
+    def add(function: Command) -> Command:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
+def make_client(options: dict[str, Any], endpoints: Any = None) -> Client:
+    """A client as `client_options` describe it; for these endpoints, if they are given."""
+    from oarlock.client import Client
+
+    return Client(
+        endpoints or options["endpoints"],
+        timeout=options["command_timeout"],
+        dial_timeout=options["dial_timeout"],
+    )
+
+
+def run_client(call: Callable[[Client], Awaitable[Result]], options: dict[str, Any]) -> Result:
+    """Run `call` with a client, to its end."""
+
+    async def main() -> Result:
+        async with make_client(options) as client:
+            return await call(client)
+
+    return run_async(main())
 
 
 def run_async(main: Coroutine[Any, Any, Result]) -> Result:

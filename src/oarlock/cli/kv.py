@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from oarlock.cli.common import duration_option, endpoints_option, run_async
+from oarlock.cli.common import client_options, run_client
 
 if TYPE_CHECKING:
     from oarlock.client import Client, DeleteResponse, GetResponse, KeyValue, PutResponse
@@ -23,33 +23,13 @@ INT64 = click.IntRange(-(2**63), 2**63 - 1)
 SORT_KEYS = ["CREATE", "KEY", "MODIFY", "VALUE", "VERSION"]
 
 
-def _common(function: Any) -> Any:
-    """Options of every command here."""
-    for option in reversed(
-        (
-            endpoints_option,
-            duration_option("--dial-timeout", "2s", "For a connection."),
-            duration_option("--command-timeout", "5s", "For the whole command."),
-            click.option(
-                "-w",
-                "--write-out",
-                type=click.Choice(["simple", "json"]),
-                default="simple",
-                help="Output format.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
-
-
 @click.command("put")
 @click.argument("key")
 @click.argument("value", required=False)
 @click.option("--prev-kv", is_flag=True, help="Print the previous key and value too.")
 @click.option("--ignore-value", is_flag=True, help="Keep the key's current value.")
 @click.option("--ignore-lease", is_flag=True, help="Keep the key's current lease.")
-@_common
+@client_options("simple", "json")
 def put_command(key: str, value: str | None, ignore_value: bool, **options: Any) -> int:
     """Set KEY to VALUE, or to what standard input gives."""
     if ignore_value:
@@ -96,7 +76,7 @@ def put_command(key: str, value: str | None, ignore_value: bool, **options: Any)
 @click.option("--keys-only", is_flag=True, help="No values.")
 @click.option("--count-only", is_flag=True, help="Only how many keys there are.")
 @click.option("--print-value-only", is_flag=True, help="No keys.")
-@_common
+@client_options("simple", "json")
 def get_command(key: str, range_end: str | None, **options: Any) -> int:
     """Read KEY, or the keys from KEY up to but without RANGE_END."""
     _check_range(range_end, options)
@@ -134,7 +114,7 @@ def get_command(key: str, range_end: str | None, **options: Any) -> int:
 @click.option("--prefix", is_flag=True, help="All keys that begin with KEY.")
 @click.option("--from-key", is_flag=True, help="All keys from KEY on.")
 @click.option("--prev-kv", is_flag=True, help="Print what was deleted too.")
-@_common
+@client_options("simple", "json")
 def del_command(key: str, range_end: str | None, **options: Any) -> int:
     """Delete KEY, or the keys from KEY up to but without RANGE_END."""
     _check_range(range_end, options)
@@ -163,15 +143,7 @@ def _check_range(range_end: str | None, options: dict[str, Any]) -> None:
 
 
 def _run(call: Callable[[Client], Awaitable[None]], options: dict[str, Any]) -> int:
-    from oarlock.client import Client
-
-    async def main() -> None:
-        async with Client(
-            options["endpoints"], timeout=options["command_timeout"], dial_timeout=options["dial_timeout"]
-        ) as client:
-            await call(client)
-
-    run_async(main())
+    run_client(call, options)
     sys.stdout.buffer.flush()
     return 0
 

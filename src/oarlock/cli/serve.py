@@ -43,6 +43,6 @@ class _Serve(click.Command):
 def serve_command(flags: tuple[str, ...]) -> int:
     """Run one member of a cluster until SIGTERM or Ctrl-C."""
     from oarlock.server.config import load_settings
-    from oarlock.server.server import run
+    from oarlock.server.running import run
 
     return run(load_settings(flags, os.environ))

@@ -11,18 +11,22 @@ Reading order: `client`, `endpoints` (fail-over), `retry` (what may be repeated)
 
 from oarlock.client.client import Client, prefix_end
 from oarlock.client.results import (
+    AlarmResponse,
     DeleteResponse,
     GetResponse,
     HashResponse,
     Header,
     KeyValue,
     Member,
+    MemberAddResponse,
     MemberListResponse,
+    MoveLeaderResponse,
     PutResponse,
     StatusResponse,
 )
 
 __all__ = [
+    "AlarmResponse",
     "Client",
     "DeleteResponse",
     "GetResponse",
@@ -30,7 +34,9 @@ __all__ = [
     "Header",
     "KeyValue",
     "Member",
+    "MemberAddResponse",
     "MemberListResponse",
+    "MoveLeaderResponse",
     "PutResponse",
     "StatusResponse",
     "prefix_end",

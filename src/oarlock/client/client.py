@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Literal
+from typing import Literal, TypeVar
 
+import msgspec
 from google.protobuf.message import DecodeError, Message
 
 from oarlock.client.endpoints import Endpoint, parse
 from oarlock.client.results import (
+    AlarmResponse,
     DeleteResponse,
     GetResponse,
     HashResponse,
+    MemberAddResponse,
     MemberListResponse,
+    MoveLeaderResponse,
     PutResponse,
     StatusResponse,
     header,
+    member,
     members,
     pair,
     pairs,
@@ -30,6 +35,16 @@ from oarlock.grpc import RpcError, StatusCode
 
 Key = bytes | str
 SortBy = Literal["key", "version", "create", "mod", "value"]
+Response = TypeVar("Response", bound=Message)
+Members = (
+    rpc_pb2.MemberListResponse
+    | rpc_pb2.MemberRemoveResponse
+    | rpc_pb2.MemberUpdateResponse
+    | rpc_pb2.MemberPromoteResponse
+)
+
+NOT_LEADER = "etcdserver: not leader"
+_MAINTENANCE = "/etcdserverpb.Maintenance/"
 
 FIRST_PAUSE = 0.02
 LONGEST_PAUSE = 0.5
@@ -37,7 +52,7 @@ LONGEST_PAUSE = 0.5
 
 
 class Client:
-    """Keys and values on an etcd v3 server, over one connection per endpoint, made when needed.
+    """Keys, values and members of an etcd v3 server, over one connection per endpoint, made when needed.
 
     Calls go to one endpoint as long as it works, then to the next. Any number may be under way at once.
 
@@ -175,11 +190,109 @@ class Client:
 
     # ---- The cluster
 
-    async def members(self, *, timeout: float | None = None) -> MemberListResponse:
-        """Who takes part."""
-        request, response = rpc_pb2.MemberListRequest(linearizable=True), rpc_pb2.MemberListResponse()
-        await self._call("Cluster/MemberList", request, response, timeout=timeout)
+    async def members(
+        self, *, serializable: bool = False, timeout: float | None = None
+    ) -> MemberListResponse:
+        """Who takes part. `serializable`: as the endpoint knows it, even without a leader."""
+        request = rpc_pb2.MemberListRequest(linearizable=not serializable)
+        return await self._member_list("Cluster/MemberList", request, rpc_pb2.MemberListResponse(), timeout)
+
+    async def member_add(
+        self, peer_urls: Sequence[str], *, learner: bool = False, timeout: float | None = None
+    ) -> MemberAddResponse:
+        """Add a member, which is to be started then. `learner`: it gets the log, and has no vote."""
+        request = rpc_pb2.MemberAddRequest(peerURLs=peer_urls, isLearner=learner)
+        response = rpc_pb2.MemberAddResponse()
+        await self._call("Cluster/MemberAdd", request, response, write=True, timeout=timeout)
+        return MemberAddResponse(header(response.header), member(response.member), members(response.members))
+
+    async def member_remove(self, member_id: int, *, timeout: float | None = None) -> MemberListResponse:
+        """Remove a member for good. Returns those that are left."""
+        request, response = rpc_pb2.MemberRemoveRequest(ID=member_id), rpc_pb2.MemberRemoveResponse()
+        return await self._member_list("Cluster/MemberRemove", request, response, timeout, write=True)
+
+    async def member_update(
+        self, member_id: int, peer_urls: Sequence[str], *, timeout: float | None = None
+    ) -> MemberListResponse:
+        """Change where the other members find one."""
+        request = rpc_pb2.MemberUpdateRequest(ID=member_id, peerURLs=peer_urls)
+        response = rpc_pb2.MemberUpdateResponse()
+        return await self._member_list("Cluster/MemberUpdate", request, response, timeout, write=True)
+
+    async def member_promote(self, member_id: int, *, timeout: float | None = None) -> MemberListResponse:
+        """Give a learner its vote. Refused until its log has caught up."""
+        request, response = rpc_pb2.MemberPromoteRequest(ID=member_id), rpc_pb2.MemberPromoteResponse()
+        return await self._member_list("Cluster/MemberPromote", request, response, timeout, write=True)
+
+    async def change_members(
+        self,
+        *,
+        promote: Iterable[int] = (),
+        demote: Iterable[int] = (),
+        remove: Iterable[int] = (),
+        priorities: Mapping[int, int] | None = None,
+        timeout: float | None = None,
+    ) -> MemberListResponse:
+        """Several changes as one, all or nothing. Oarlock only: etcd answers UNIMPLEMENTED.
+
+        A leader hands over to a caught-up voter of a higher priority than its own; all begin with 0.
+        """
+        body = {
+            "promote": [f"{node:x}" for node in promote],
+            "demote": [f"{node:x}" for node in demote],
+            "remove": [f"{node:x}" for node in remove],
+            "priorities": {f"{node:x}": priority for node, priority in (priorities or {}).items()},
+        }
+        data = msgspec.json.encode(body)
+        seconds = self._timeout if timeout is None else timeout
+        answer = await self._until_answered("/oarlock.Cluster/Change", data, True, seconds)
+        response = _decoded("Change", answer, rpc_pb2.MemberListResponse())
         return MemberListResponse(header(response.header), members(response.members))
+
+    async def move_leader(self, target: int, *, timeout: float | None = None) -> MoveLeaderResponse:
+        """Have the leader hand over to another voter. Only the leader serves this, so each endpoint is tried.
+
+        Args:
+            target: member id; 0 is whom it suits best (Oarlock only).
+
+        Raises:
+            RpcError: "etcdserver: not leader" if the leader is none of the endpoints; or it refused.
+        """
+        data = rpc_pb2.MoveLeaderRequest(targetID=target).SerializeToString()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + (self._timeout if timeout is None else timeout)
+        problem = RpcError(StatusCode.FAILED_PRECONDITION, NOT_LEADER)
+        for endpoint in self._endpoints:
+            try:
+                leader = await self._leader(endpoint, deadline - loop.time())
+                channel = await endpoint.channel(deadline - loop.time())
+                await channel.unary(f"{_MAINTENANCE}MoveLeader", data, timeout=deadline - loop.time())
+                return MoveLeaderResponse(leader)
+            except RpcError as error:
+                if error.message != NOT_LEADER and judge(error, write=False) is Verdict.FINAL:
+                    raise
+                if error.message != NOT_LEADER:
+                    problem = error
+            if loop.time() > deadline:
+                break
+        raise problem
+
+    @staticmethod
+    async def _leader(endpoint: Endpoint, timeout: float) -> int:
+        """The id of this endpoint's member. Raises `RpcError` if it does not lead."""
+        channel = await endpoint.channel(timeout)
+        answer = await channel.unary(f"{_MAINTENANCE}Status", b"", timeout=timeout)
+        status = _decoded("Status", answer, rpc_pb2.StatusResponse())
+        if status.leader != status.header.member_id:
+            raise RpcError(StatusCode.FAILED_PRECONDITION, NOT_LEADER)
+        return status.leader
+
+    async def alarms(self, *, timeout: float | None = None) -> AlarmResponse:
+        """What is wrong with the store: a member of ours tells of itself only."""
+        response = rpc_pb2.AlarmResponse()
+        await self._call("Maintenance/Alarm", rpc_pb2.AlarmRequest(), response, timeout=timeout)
+        alarms = [(alarm.memberID, rpc_pb2.AlarmType.Name(alarm.alarm)) for alarm in response.alarms]
+        return AlarmResponse(header(response.header), alarms)
 
     async def status(self, *, timeout: float | None = None) -> StatusResponse:
         """The current endpoint's own view; with one endpoint per client, that member's."""
@@ -219,10 +332,18 @@ class Client:
         data = await self._until_answered(
             f"/etcdserverpb.{method}", request.SerializeToString(), write, seconds
         )
-        try:
-            response.ParseFromString(data)
-        except DecodeError:
-            raise RpcError(StatusCode.INTERNAL, f"the answer to {method} does not decode") from None
+        _decoded(method, data, response)
+
+    async def _member_list(
+        self,
+        method: str,
+        request: Message,
+        response: Members,
+        timeout: float | None,
+        write: bool = False,
+    ) -> MemberListResponse:
+        await self._call(method, request, response, write=write, timeout=timeout)
+        return MemberListResponse(header(response.header), members(response.members))
 
     async def _until_answered(self, method: str, data: bytes, write: bool, seconds: float) -> bytes:
         loop = asyncio.get_running_loop()
@@ -256,6 +377,15 @@ class Client:
         if last is not None:
             timeout.add_note(f"the last attempt said: {last}")
         raise timeout from last
+
+
+def _decoded(method: str, data: bytes, response: Response) -> Response:
+    """`response`, filled from `data`."""
+    try:
+        response.ParseFromString(data)
+    except DecodeError:
+        raise RpcError(StatusCode.INTERNAL, f"the answer to {method} does not decode") from None
+    return response
 
 
 def _bytes(text: Key) -> bytes:

@@ -66,6 +66,19 @@ class MemberListResponse(msgspec.Struct, frozen=True):
     members: list[Member]
 
 
+class MemberAddResponse(msgspec.Struct, frozen=True):
+    header: Header
+    member: Member
+    """The new one, with its id. It has no name before it is started."""
+    members: list[Member]
+    """Everybody, the new one included."""
+
+
+class MoveLeaderResponse(msgspec.Struct, frozen=True):
+    old_leader: int
+    """Id of the member that served the call."""
+
+
 class StatusResponse(msgspec.Struct, frozen=True):
     """One member's own view."""
 
@@ -80,6 +93,12 @@ class StatusResponse(msgspec.Struct, frozen=True):
     raft_term: int
     is_learner: bool
     errors: list[str]
+
+
+class AlarmResponse(msgspec.Struct, frozen=True):
+    header: Header
+    alarms: list[tuple[int, str]]
+    """Member id and kind of alarm: NOSPACE, CORRUPT."""
 
 
 class HashResponse(msgspec.Struct, frozen=True):
@@ -107,8 +126,11 @@ def pairs(messages: Iterable[kv_pb2.KeyValue]) -> list[KeyValue]:
     return [pair(message) for message in messages]
 
 
+def member(message: rpc_pb2.Member) -> Member:
+    return Member(
+        message.ID, message.name, list(message.peerURLs), list(message.clientURLs), message.isLearner
+    )
+
+
 def members(messages: Iterable[rpc_pb2.Member]) -> list[Member]:
-    return [
-        Member(found.ID, found.name, list(found.peerURLs), list(found.clientURLs), found.isLearner)
-        for found in messages
-    ]
+    return [member(message) for message in messages]

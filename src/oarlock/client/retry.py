@@ -12,8 +12,23 @@ import enum
 
 from oarlock.grpc import RpcError, StatusCode
 
-_REFUSED = frozenset({"etcdserver: no leader", "etcdserver: too many requests", "etcdserver: not capable"})
+_REFUSED = frozenset(
+    {
+        "etcdserver: no leader",
+        "etcdserver: too many requests",
+        "etcdserver: not capable",
+        "etcdserver: another change of the membership is in progress",
+    }
+)
 """The server turned the request away before doing anything."""
+_NO = frozenset(
+    {
+        "etcdserver: unhealthy cluster",
+        "etcdserver: re-configuration failed due to not enough started members",
+        "etcdserver: request timed out, leader transfer took too long",
+    }
+)
+"""Nothing was done, and the same again would be refused again; their codes alone would not say so."""
 _OPEN = frozenset(
     {
         StatusCode.UNAVAILABLE,
@@ -43,6 +58,8 @@ def judge(error: RpcError, *, write: bool) -> Verdict:
     """Whether the attempt that ended in `error` may be repeated."""
     if error.message in _REFUSED or (error.not_processed and error.code in _PASSING):
         return Verdict.RETRY
+    if error.message in _NO:
+        return Verdict.FINAL
     if write:
         return Verdict.UNKNOWN if error.code in _OPEN else Verdict.FINAL
     return Verdict.RETRY if error.code in _PASSING else Verdict.FINAL

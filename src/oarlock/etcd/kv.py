@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.message import DecodeError
 
-from oarlock.etcd.errors import NO_SPACE, REQUEST_TOO_LARGE, status_of
+from oarlock.etcd.errors import MALFORMED, NO_SPACE, REQUEST_TOO_LARGE, status_of
 from oarlock.etcd.header import Headers, field, varint
 from oarlock.etcd.limits import Limits
 from oarlock.etcd.ports import Disk, ReplicaPort
@@ -31,7 +31,6 @@ INLINE_KEYS = 10_000
 """Keys that a range may visit on the loop: some 5 ms. Larger ones go to a thread, where they only share."""
 INLINE_BYTES = 4 << 20
 """And bytes that it may return: some 10 ms."""
-MALFORMED = (StatusCode.INTERNAL, "grpc: error unmarshalling request")
 
 
 class KvService:

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
-
-class MemberInfo(Protocol):
-    """One member, as the configuration names it."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def peer_urls(self) -> Sequence[str]: ...
-    @property
-    def client_urls(self) -> Sequence[str]: ...
-
-
-class ConfigurationInfo(Protocol):
-    """Who takes part."""
-
-    @property
-    def members(self) -> Sequence[MemberInfo]: ...
-    @property
-    def learners(self) -> Sequence[int]: ...
+from oarlock.raft.types import Change, Configuration
 
 
 class Disk(Protocol):
@@ -64,6 +44,25 @@ class ReplicaPort(Protocol):
         `on_ready(error)` if that did not come about. Exactly once, possibly before this returns.
         """
 
+    async def barrier(self, timeout: float | None = None) -> None:
+        """`read_barrier` as an awaitable."""
+
+    async def change_membership(self, change: Change, timeout: float | None = None) -> Configuration:
+        """Have the leader make a change; returns once it is committed, and no longer joint.
+
+        Raises:
+            ChangeRefused: it cannot be; nothing was done.
+            RequestError: another one, as for a command.
+        """
+
+    async def transfer_leadership(self, target: int, timeout: float | None = None) -> int:
+        """Leader only: hand over to `target`, or with 0 to whom suits best; returns the new leader.
+
+        Raises:
+            NotLeader: this member does not lead.
+            ChangeRefused: the target cannot take over, or did not in time; this member goes on.
+        """
+
     @property
     def term(self) -> int: ...
     @property
@@ -79,4 +78,9 @@ class ReplicaPort(Protocol):
     @property
     def commit_index(self) -> int: ...
     @property
-    def configuration(self) -> ConfigurationInfo: ...
+    def configuration(self) -> Configuration:
+        """The latest in the log, committed or not."""
+
+    @property
+    def configuration_index(self) -> int:
+        """Where it stands in the log."""

@@ -28,4 +28,4 @@ def register_services(
     headers = Headers(replica)
     KvService(store, replica, headers, limits, log).register(server)
     ClusterService(replica, headers, limits).register(server)
-    MaintenanceService(store, replica, headers).register(server)
+    MaintenanceService(store, replica, headers, limits, log).register(server)

@@ -7,6 +7,7 @@ anything is opened: the error is one line that names the setting.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ LOG_LEVELS = {"debug": "DEBUG", "info": "INFO", "warn": "WARNING", "error": "ERR
 ELECTION_TIMEOUT_MAX = 50_000
 """Milliseconds; etcd's bound."""
 QUOTA_DEFAULT = 2 * 1024**3
+SNAPSHOT_COUNT_DEFAULT = 100_000
+PRIORITY_RANGE = range(-1000, 1001)
 REQUEST_BYTES_RANGE = (1, 32 * 1024 * 1024)
 """A peer's frame holds 64 MiB: an entry of the largest size, and what goes with it, has room in one."""
 
@@ -46,12 +49,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     advertise_client_urls: tuple[str, ...] = ("http://localhost:2379",)
     initial_cluster: tuple[tuple[str, tuple[str, ...]], ...] = (("default", ("http://localhost:2380",)),)
     """Every member's name and peer URLs, this one's included."""
-    initial_cluster_existing: bool = False
+    join: tuple[str, ...] = ()
+    """Peer URLs of members to ask at the first start, to join their cluster. Empty: found one."""
+    advertise_peer_urls: tuple[str, ...] = ("http://localhost:2380",)
+    """Where the other members find this one."""
     initial_cluster_token: str = "etcd-cluster"
     heartbeat_interval: float = 0.1
     """Seconds."""
     election_timeout: float = 1.0
     """Seconds."""
+    snapshot_count: int = SNAPSHOT_COUNT_DEFAULT
+    """Log entries after which a snapshot is due."""
+    priority: int | None = None
+    """Of this member, as a leader. None: as it is in the log."""
+    strict_reconfiguration: bool = True
+    learners_max: int = 5
+    lease_reads: bool = False
     quota_bytes: int = QUOTA_DEFAULT
     request_bytes_max: int = 1572864
     log_level: str = "INFO"
@@ -117,9 +130,9 @@ def _settings(values: Mapping[str, str]) -> Settings:
     listen_peer = _addresses("listen-peer-urls", read["listen-peer-urls"])
     advertise_client = read["advertise-client-urls"] or tuple(address.url for address in listen_client)
     _addresses("advertise-client-urls", advertise_client)
-    cluster = _cluster(name, read, tuple(address.url for address in listen_peer))
     if read["initial-cluster-state"] not in {"new", "existing"}:
         raise UsageError(f"--initial-cluster-state: {read['initial-cluster-state']!r}: write new or existing")
+    cluster, join = _cluster(name, read, tuple(address.url for address in listen_peer))
     if read["log-level"] not in LOG_LEVELS:
         raise UsageError(f"--log-level: {read['log-level']!r}: write one of {', '.join(LOG_LEVELS)}")
     _check_timing(read["heartbeat-interval"], read["election-timeout"])
@@ -133,10 +146,16 @@ def _settings(values: Mapping[str, str]) -> Settings:
         listen_peer=listen_peer,
         advertise_client_urls=advertise_client,
         initial_cluster=cluster,
-        initial_cluster_existing=read["initial-cluster-state"] == "existing",
+        join=join,
+        advertise_peer_urls=dict(cluster)[name],
         initial_cluster_token=read["initial-cluster-token"],
         heartbeat_interval=read["heartbeat-interval"] / 1000,
         election_timeout=read["election-timeout"] / 1000,
+        snapshot_count=read["snapshot-count"] or SNAPSHOT_COUNT_DEFAULT,
+        priority=read["member-priority"],
+        strict_reconfiguration=read["strict-reconfig-check"],
+        learners_max=read["max-learners"],
+        lease_reads=read["lease-reads"],
         quota_bytes=read["quota-backend-bytes"] or QUOTA_DEFAULT,
         request_bytes_max=read["max-request-bytes"],
         log_level=LOG_LEVELS[read["log-level"]],
@@ -159,7 +178,11 @@ def _check_unobeyed(values: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _read(option: Option, text: str) -> Any:
-    if option.kind in {Kind.MILLISECONDS, Kind.BYTES}:
+    if option.kind is Kind.BOOLEAN:
+        return parse_bool(option.flag, text)
+    if option.kind is Kind.PRIORITY:
+        return _priority(option.flag, text) if text else None
+    if option.kind in {Kind.MILLISECONDS, Kind.BYTES, Kind.COUNT}:
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise UsageError(f"--{option.flag}: {text!r} is not a whole number")
         return int(text)
@@ -170,11 +193,19 @@ def _read(option: Option, text: str) -> Any:
     return text
 
 
+def _priority(flag: str, text: str) -> int:
+    if re.fullmatch("-?[0-9]{1,4}", text) and int(text) in PRIORITY_RANGE:
+        return int(text)
+    raise UsageError(
+        f"--{flag}: {text!r} is not a whole number in {PRIORITY_RANGE[0]} … {PRIORITY_RANGE[-1]}"
+    )
+
+
 def _pairs(flag: str, text: str) -> tuple[tuple[str, str], ...]:
     pairs = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, url = part.partition("=")
-        if not (name and equals and url):
+        if not (equals and url):
             raise UsageError(f"--{flag}: {part!r} is not NAME=URL")
         pairs.append((name, url))
     return tuple(pairs)
@@ -211,15 +242,27 @@ def _addresses(flag: str, urls: Sequence[str]) -> tuple[Address, ...]:
 
 def _cluster(
     name: str, read: Mapping[str, Any], listen_peer_urls: tuple[str, ...]
-) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Who the members are, and that this one is among them under the addresses that it gives."""
+) -> tuple[tuple[tuple[str, tuple[str, ...]], ...], tuple[str, ...]]:
+    """Who the members are, and whom to ask if this one joins them.
+
+    This one is among them, under the addresses that it gives.
+    """
     given: tuple[str, ...] = read["initial-advertise-peer-urls"]
     own = tuple(parse_url("initial-advertise-peer-urls", url).url for url in given)
+    asked = tuple(parse_url("join", url).url for url in read["join"])
+    joins = bool(asked) or read["initial-cluster-state"] == "existing"
     pairs: tuple[tuple[str, str], ...] = read["initial-cluster"]
     if not pairs:
-        return ((name, own or listen_peer_urls),)
+        if joins and not asked:
+            raise UsageError(
+                "--initial-cluster-state existing: whom to ask? Give --join with a member's peer URL, "
+                "or --initial-cluster with all members"
+            )
+        return ((name, own or listen_peer_urls),), asked
     members: dict[str, list[str]] = {}
     for member, url in pairs:
+        if not member and not joins:
+            raise UsageError(f"--initial-cluster: {f'={url}'!r} is not NAME=URL")
         members.setdefault(member, []).append(parse_url("initial-cluster", url).url)
     if name not in members:
         raise UsageError(f"--initial-cluster has no member {name!r}: it lists {', '.join(sorted(members))}")
@@ -231,7 +274,11 @@ def _cluster(
             f"--initial-advertise-peer-urls {','.join(own)} and --initial-cluster's "
             f"{name}={','.join(members[name])} differ: give the same URLs in both"
         )
-    return tuple((member, tuple(members[member])) for member in sorted(members))
+    others = tuple(url for url in every if url not in members[name])
+    if joins and not (asked or others):
+        raise UsageError("--initial-cluster-state existing, but --initial-cluster names no other member")
+    cluster = tuple((member, tuple(members[member])) for member in sorted(members))
+    return cluster, (asked or others) if joins else ()
 
 
 def _check_timing(heartbeat: int, election: int) -> None:

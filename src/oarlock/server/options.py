@@ -26,6 +26,11 @@ class Kind(enum.Enum):
     """Comma-separated."""
     CLUSTER = "cluster"
     """``name=url,name=url``; a name may come twice with different URLs."""
+    BOOLEAN = "boolean"
+    COUNT = "count"
+    """A whole number from 0."""
+    PRIORITY = "priority"
+    """A whole number; "" is none."""
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -57,12 +62,53 @@ OBEYED: tuple[Option, ...] = (
     ),
     Option("initial-cluster", Kind.CLUSTER, "", "All members: NAME=PEER-URL,… Default: this member alone."),
     Option(
-        "initial-cluster-state", Kind.TEXT, "new", "new, or existing for a data directory in use.", "STATE"
+        "initial-cluster-state",
+        Kind.TEXT,
+        "new",
+        "new founds the cluster; existing joins it, after `oarlock member add`.",
+        "STATE",
+    ),
+    Option(
+        "join",
+        Kind.URLS,
+        "",
+        "Join the cluster of these members, after `oarlock member add`. The peer address of one is enough, "
+        "and --initial-cluster is not needed.",
+        "URL,…",
     ),
     Option("initial-cluster-token", Kind.TEXT, "etcd-cluster", "Tells clusters of equal addresses apart."),
     Option("heartbeat-interval", Kind.MILLISECONDS, "100", "Milliseconds between a leader's heartbeats."),
     Option(
         "election-timeout", Kind.MILLISECONDS, "1000", "Milliseconds without a leader before an election."
+    ),
+    Option(
+        "snapshot-count",
+        Kind.COUNT,
+        "100000",
+        "Log entries after which a snapshot is due. It is also due after 64 MiB of log.",
+    ),
+    Option(
+        "member-priority",
+        Kind.PRIORITY,
+        "",
+        "A leader hands over to a caught-up voter of a higher priority, -1000 to 1000. Without the flag it "
+        "stays as it is: 0, or what `oarlock member update --priority` said.",
+        "N",
+    ),
+    Option(
+        "strict-reconfig-check",
+        Kind.BOOLEAN,
+        "true",
+        "Refuse a change of the members that would leave too few of them in touch to go on.",
+    ),
+    Option("max-learners", Kind.COUNT, "5", "Learners at one time; every new member is one at first."),
+    Option(
+        "lease-reads",
+        Kind.BOOLEAN,
+        "false",
+        "Let a leader answer linearizable reads without asking a majority each time. Then they rest on the "
+        "members' clocks: right as long as no clock runs more than 10 % faster or slower than another. All "
+        "members need the same setting and the same --election-timeout.",
     ),
     Option("quota-backend-bytes", Kind.BYTES, "0", "Largest size of the store; 0 is 2 GiB."),
     Option("max-request-bytes", Kind.BYTES, "1572864", "Largest client request."),
@@ -72,9 +118,9 @@ OBEYED: tuple[Option, ...] = (
 CONFIG_FILE = Option("config-file", Kind.TEXT, "", "TOML file with these flags as keys.", "PATH")
 
 _WITHOUT_MEANING = """
-wal-dir snapshot-count initial-election-tick-advance max-snapshots max-wals backend-bbolt-freelist-type
+wal-dir initial-election-tick-advance max-snapshots max-wals backend-bbolt-freelist-type
 backend-batch-interval backend-batch-limit max-txn-ops grpc-keepalive-min-time grpc-keepalive-interval
-grpc-keepalive-timeout socket-reuse-port socket-reuse-address discovery-fallback strict-reconfig-check
+grpc-keepalive-timeout socket-reuse-port socket-reuse-address discovery-fallback
 pre-vote auto-compaction-retention auto-compaction-mode enable-v2 v2-deprecation self-signed-cert-validity
 cipher-suites cors bcrypt-cost auth-token auth-token-ttl enable-pprof metrics listen-metrics-urls logger
 log-outputs enable-log-rotation log-rotation-config-json experimental-enable-distributed-tracing
@@ -125,7 +171,7 @@ initial-election-tick-advance socket-reuse-port socket-reuse-address strict-reco
 enable-v2 client-cert-auth auto-tls peer-client-cert-auth peer-auto-tls enable-pprof enable-log-rotation
 experimental-enable-distributed-tracing experimental-initial-corrupt-check
 experimental-enable-lease-checkpoint experimental-peer-skip-client-san-verification
-experimental-txn-mode-write-with-shared-buffer force-new-cluster unsafe-no-fsync
+experimental-txn-mode-write-with-shared-buffer force-new-cluster unsafe-no-fsync lease-reads
 """
 BOOLEANS: frozenset[str] = frozenset(_BOOLEANS.split())
 
