@@ -133,8 +133,9 @@ def test_state_does_not_depend_on_who_waits_for_the_result() -> None:
     assert here.balance == there.balance == 3
 
 
-def test_it_keeps_nothing_over_a_restart() -> None:
+def test_it_knows_where_it_stands_and_keeps_nothing_over_a_restart() -> None:
     adapter = MachineAdapter(Account())
     adapter.apply([call(Account.pay_in, 1)], 7)
-    assert adapter.applied_index == 0
+    assert adapter.applied_index == 7
     adapter.close()
+    assert MachineAdapter(Account()).applied_index == 0

@@ -34,8 +34,20 @@ _encoder = msgspec.msgpack.Encoder()
 class StateMachine:
     """Base class of replicated state machines: mark methods with `command` and `query`.
 
-    The state is whatever `__init__` and the commands make of it. It is kept in memory and rebuilt from the
-    log at a restart, so `__init__` must always produce the same initial state.
+    The state is whatever `__init__` and the commands make of it. It is kept in memory and rebuilt at a
+    restart, so `__init__` must always produce the same initial state.
+
+    Rebuilt from what? From the whole log, unless the class has two more methods, unmarked::
+
+        def snapshot(self) -> dict[str, int]:      # everything that the commands have made
+            return self.stock
+
+        def restore(self, stock: dict[str, int]) -> None:
+            self.stock = stock
+
+    With them the state is stored from time to time, and the log before it dropped. The value is turned into
+    bytes as soon as `snapshot` returns, so it need not be a copy; `restore` gets one of its own, checked
+    against the annotation of its parameter.
     """
 
 
@@ -143,10 +155,24 @@ class Spec:
         """The caller's own copy of a result. Raises `UsageError` if it does not fit the annotation."""
         if type(result) in _ATOMS:
             return result
+        return self.decode_result(self.encode_result(result))
+
+    def encode_result(self, result: Any) -> bytes:
+        """A result as bytes. Raises `UsageError` if there are none for it."""
         try:
-            return self._result.decode(_encoder.encode(result))
+            return _encoder.encode(result)
+        except _UNFIT as error:
+            raise self._unfit(error) from None
+
+    def decode_result(self, encoded: bytes) -> Any:
+        """A result from its bytes. Raises `UsageError` if it does not fit the annotation."""
+        try:
+            return self._result.decode(encoded)
         except (*_UNFIT, msgspec.DecodeError) as error:
-            raise UsageError(f"{self._qualname} ran, but its result cannot be handed out: {error}") from None
+            raise self._unfit(error) from None
+
+    def _unfit(self, error: Exception) -> UsageError:
+        return UsageError(f"{self._qualname} ran, but its result cannot be handed out: {error}")
 
 
 _UNFIT = (TypeError, ValueError, OverflowError, RecursionError, msgspec.EncodeError)
@@ -162,14 +188,31 @@ def spec_of(function: Callable[..., Any]) -> Spec:
 
 
 class Call(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """A command as it is stored: its name and its arguments in order."""
+    """A command as it is stored: its name and its arguments in order; and its place in a client's session."""
 
     name: str
     arguments: list[msgspec.Raw] = []
+    session: int = 0
+    """0: the command is in no session, and executed as often as it is in the log."""
+    serial: int = 0
+    """From 1, within the session."""
+    lowest: int = 0
+    """The lowest serial to which the client had no answer when it sent this."""
 
 
-def encode_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def encode_call(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    session: int = 0,
+    serial: int = 0,
+    lowest: int = 0,
+) -> bytes:
     """A command as bytes for the log.
+
+    Args:
+        session, serial, lowest: as in `Call`; `oarlock.machine.sessions` says how to use them.
 
     Raises:
         UsageError: not a command, or the arguments do not fit its annotations.
@@ -186,7 +229,9 @@ def encode_call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
     except _UNFIT as error:
         raise UsageError(f"{name}: {error}") from None
     spec.check(raw)
-    return _encoder.encode(Call(spec.name, raw))
+    if session == 0:
+        return _encoder.encode((spec.name, raw))
+    return _encoder.encode(Call(spec.name, raw, session, serial, lowest))
 
 
 def run_query(

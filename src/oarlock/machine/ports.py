@@ -60,7 +60,8 @@ class Machine(Protocol):
 
     @property
     def applied_index(self) -> int:
-        """The last index whose effects survive a restart of this process; 0 if nothing does."""
+        """The last index whose effects are in the state; in a new process, of those that are there again. 0:
+        none are, and everything has to be applied or installed."""
 
     def apply(self, commands: Sequence[Command], applied_index: int) -> list[Any]:
         """Apply all, atomically with recording `applied_index`, and return one result per command.
