@@ -164,3 +164,45 @@ def test_unknown_boot_is_never_the_same_boot(tmp_path: Path) -> None:
 def test_boot_id_is_the_kernels() -> None:
     assert current_boot_id() == current_boot_id()
     assert len(current_boot_id()) == 36
+
+
+def test_identity_can_be_read_without_taking_or_making_the_directory(tmp_path: Path) -> None:
+    assert DataDir.identity(tmp_path / "missing") is None
+    assert not (tmp_path / "missing").exists()
+    assert DataDir.identity(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+    directory = open_dir(tmp_path, cluster_id=2**64 - 1, member_id=0x123)
+    found = DataDir.identity(tmp_path)
+    assert found is not None, "while it is in use, too"
+    assert found.ids == (2**64 - 1, 0x123)
+    directory.close(clean=True)
+    assert DataDir.identity(str(tmp_path)) == found
+    assert DataDir.identity(tmp_path / "IDENTITY") is None, "a file is nobody's directory"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "damaged"),
+        (b'{"format_version":1,"cluster_id":"abc","member_id":"xyz"}', "damaged"),
+        (b'{"format_version":99,"cluster_id":"abc","member_id":"123"}', "newer"),
+    ],
+)
+def test_identity_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "IDENTITY").write_bytes(content)
+    with pytest.raises(DataDirError, match=said) as caught:
+        DataDir.identity(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_snapshots_stay_when_the_store_is_thrown_away(tmp_path: Path) -> None:
+    """It is rebuilt from them."""
+    directory = open_dir(tmp_path)
+    (directory.kv_dir / "data.mdb").write_bytes(b"store")
+    (directory.snapshots_dir / "0000000000000001.snap").write_bytes(b"snapshot")
+    directory.close(clean=False)
+    again = open_dir(tmp_path, boot_id="boot-2")
+    assert again.store_discarded
+    assert [path.name for path in again.snapshots_dir.iterdir()] == ["0000000000000001.snap"]
+    again.close(clean=True)

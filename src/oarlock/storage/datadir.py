@@ -5,13 +5,19 @@
     LOCK          held with flock while a process uses the directory; contains its process id
     IDENTITY      format version, cluster id and member id; written once
     LAST_USE      boot id of the machine when it was last opened, and whether it was closed in good order
-    wal/          the write-ahead log: the truth
-    kv/           the state machine's own store: derived from the log, and never synced
+    wal/          the write-ahead log: the truth, from its base on
+    snapshots/    what the log before its base amounts to: the newest snapshot, and one on its way in
+    kv/           the state machine's own store: derived from the two, and never synced
 
 **The rule for the store.** It is written without syncing, so it survives a killed process but not a lost
 page cache. Hence: opened in the same boot, or closed in good order (which syncs it) → it is taken as it is.
-Otherwise nothing is known about it → `DataDir.open` throws it away, and it is rebuilt from the log. That
-happens here, before this use is recorded, so that a crash in between cannot make a bad store look good.
+Otherwise nothing is known about it → `DataDir.open` throws it away, and it is rebuilt: the newest snapshot is
+installed into the empty store, and the log behind it is applied as it is found to be committed. That needs
+nothing else, because the log is only ever cut behind a durable snapshot. It happens here, before this use is
+recorded, so that a crash in between cannot make a bad store look good.
+
+**The rule for the ids.** A member keeps the ids that it was made with. Its flags may name another cluster by
+now, since members came and went; so whoever starts a member reads `DataDir.identity` first.
 """
 
 from __future__ import annotations
@@ -44,6 +50,11 @@ class Identity(msgspec.Struct, frozen=True):
     cluster_id: str
     member_id: str
 
+    @property
+    def ids(self) -> tuple[int, int]:
+        """Of the cluster and of the member. Raises ValueError: they are not in hexadecimal."""
+        return int(self.cluster_id, 16), int(self.member_id, 16)
+
 
 class LastUse(msgspec.Struct, frozen=True):
     """Contents of LAST_USE."""
@@ -58,6 +69,7 @@ class DataDir:
     Attributes:
         path: the directory.
         wal_dir: for `DiskStorage`.
+        snapshots_dir: for `DiskSnapshots`.
         kv_dir: for the state machine's store. Exists, and is empty if the store has to be rebuilt.
         created: True if this call made the directory's identity: a new member.
         boot_id_matches: the last use was in the same boot of this machine.
@@ -68,6 +80,7 @@ class DataDir:
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self.wal_dir = path / "wal"
+        self.snapshots_dir = path / "snapshots"
         self.kv_dir = path / "kv"
         self.created = False
         self.boot_id_matches = False
@@ -126,6 +139,33 @@ class DataDir:
         """Whether a member has been here. An empty directory, such as a fresh volume is, tells of none."""
         return os.path.exists(path / "IDENTITY")
 
+    @staticmethod
+    def identity(path: Path | str) -> Identity | None:
+        """Whose directory this is, or None if no member has been here. Neither locks nor makes anything.
+
+        Raises:
+            DataDirError: damaged, unreadable or of a newer version.
+        """
+        path = Path(path)
+        try:
+            found = _read(path / "IDENTITY", Identity)
+        except NotADirectoryError:
+            return None
+        except OSError as error:
+            raise DataDirError(f"{path}: cannot use this data directory: {error.strerror or error}") from None
+        if found is None:
+            return None
+        if found.format_version > FORMAT_VERSION:
+            raise DataDirError(
+                f"{path}: data format {found.format_version} is newer than this program's "
+                f"{FORMAT_VERSION}: use the newer version of Oarlock"
+            )
+        try:
+            _ = found.ids
+        except ValueError as error:
+            raise DataDirError(f"{path / 'IDENTITY'}: damaged: {error}") from None
+        return found
+
     def close(self, *, clean: bool) -> None:
         """Unlock. Idempotent.
 
@@ -148,17 +188,12 @@ class DataDir:
 
     def _check_identity(self, cluster_id: int, member_id: int) -> None:
         wanted = Identity(FORMAT_VERSION, f"{cluster_id:x}", f"{member_id:x}")
-        found = self._read("IDENTITY", Identity)
+        found = self.identity(self.path)
         if found is None:
             if self.wal_dir.exists() and any(self.wal_dir.iterdir()):
                 raise DataDirError(f"{self.path}: has a log but no IDENTITY file: not a sound data directory")
             self._write("IDENTITY", wanted)
             self.created = True
-        elif found.format_version > FORMAT_VERSION:
-            raise DataDirError(
-                f"{self.path}: data format {found.format_version} is newer than this program's "
-                f"{FORMAT_VERSION}: use the newer version of Oarlock"
-            )
         elif found.cluster_id != wanted.cluster_id:
             raise DataDirError(
                 f"{self.path}: belongs to cluster {found.cluster_id}, not to {wanted.cluster_id}: "
@@ -171,7 +206,7 @@ class DataDir:
             )
 
     def _begin_use(self) -> None:
-        last = self._read("LAST_USE", LastUse)
+        last = _read(self.path / "LAST_USE", LastUse)
         if last is not None:
             self.boot_id_matches = bool(self._boot_id) and last.boot_id == self._boot_id
             self.clean_shutdown = last.closed
@@ -179,23 +214,15 @@ class DataDir:
             if any(self.kv_dir.iterdir()):
                 self.store_discarded = True
                 _logger.warning(
-                    "%s: this machine restarted without a clean shutdown: the store is rebuilt from the log",
+                    "%s: this machine restarted without a clean shutdown: "
+                    "the store is rebuilt from the snapshot and the log",
                     self.path,
                 )
             shutil.rmtree(self.kv_dir)
-        self.wal_dir.mkdir(mode=0o700, exist_ok=True)
-        self.kv_dir.mkdir(mode=0o700, exist_ok=True)
+        for made in (self.wal_dir, self.snapshots_dir, self.kv_dir):
+            made.mkdir(mode=0o700, exist_ok=True)
         _files.sync_dir(self.path)
         self._write("LAST_USE", LastUse(self._boot_id, False))
-
-    def _read(self, name: str, kind: type[T]) -> T | None:
-        path = self.path / name
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise DataDirError(f"{path}: damaged: {error}") from None
 
     def _write(self, name: str, content: Identity | LastUse) -> None:
         """Replace a file so that a crash leaves the old one or the new one."""
@@ -208,6 +235,15 @@ class DataDir:
             file.close()
         _files.rename(aside, self.path / name)
         _files.sync_dir(self.path)
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise DataDirError(f"{path}: damaged: {error}") from None
 
 
 def current_boot_id() -> str:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from oarlock.errors import DataDirError, DiskFailure, DiskFull, invariant
 from oarlock.raft.types import Entry, HardState, Index, LogBase, Recovered
-from oarlock.storage.files import Files, RealFiles
+from oarlock.storage.files import FULL, Files, RealFiles
 from oarlock.storage.recovery import recover
 from oarlock.storage.segment import SEGMENT_BYTES
 from oarlock.storage.worker import ThreadWorker, Worker
@@ -29,7 +29,6 @@ BATCH_BYTES_MAX = 64 << 20
 """Entry data merged into one record."""
 FEW_APPENDS = 8
 """So many are merged without counting: one alone is bounded by what may be uncommitted."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Append(NamedTuple):
@@ -52,8 +51,8 @@ class DiskStorage:
         directory: made if it does not exist. One process at a time: `DataDir` holds the lock.
         durable_index: entries up to here are known to have been stored, because the state machine has applied
             them: a log that ends before it is corrupt, not torn.
-        snapshot_index: entries up to here are in a durable snapshot: a log that ends before it is sound. So does
-            one where the power went between installing a snapshot and beginning the log anew.
+        snapshot_index: entries up to here are in a durable snapshot, so the log may end before it. It does if
+            the power goes between installing a snapshot and beginning the log anew.
         segment_bytes: size of new segments; larger only for a batch that needs it.
         files: the file system.
         worker: where writing and syncing happens.
@@ -107,7 +106,7 @@ class DiskStorage:
                 self._files, self._directory, self._segment_bytes, log, tail, self._random
             )
         except OSError as error:
-            if error.errno in _FULL or error.errno == errno.EIO:
+            if error.errno in FULL or error.errno == errno.EIO:
                 raise disk_failure(error, self._directory) from error
             raise DataDirError(f"{self._directory}: cannot use the log: {error.strerror or error}") from None
         return Recovered(log.state.hard_state, log.entries, log.state.base)
@@ -235,7 +234,7 @@ def merge(appends: Sequence[Append]) -> tuple[HardState | None, Sequence[Entry],
 def disk_failure(error: OSError, path: Path) -> DiskFailure:
     """Our error for one of the operating system's."""
     where = error.filename or path
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return DiskFull(f"{where}: no space left on the disk: free some and start this member again")
     return DiskFailure(
         f"{where}: the disk failed: {error.strerror or error}. It is not known what it holds, so this "

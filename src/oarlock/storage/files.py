@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 _ZEROS = bytes(1 << 20)
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Error numbers of a disk without room."""
 
 
 class File(Protocol):
