@@ -5,6 +5,7 @@ transcripts in `scenarios/`. What happens is noted as lines of text: the core's 
 it sends.
 
 Disks write at once unless `slow`; messages wait in their link's queue until they are delivered or dropped.
+Snapshots are written when the director says so, and fetched ones have arrived when he says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from oarlock.errors import OarlockError
 from oarlock.raft import invariants, trace
@@ -21,6 +23,10 @@ from oarlock.raft.membership import bootstrap
 from oarlock.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
+    ChangeMembership,
+    ChangeMembershipReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     Message,
     PreVote,
     PreVoteReply,
@@ -28,10 +34,24 @@ from oarlock.raft.messages import (
     ReadIndexReply,
     RequestVote,
     RequestVoteReply,
+    SnapshotTurn,
+    SnapshotTurnReply,
 )
 from oarlock.raft.raft import Raft
 from oarlock.raft.ready import Ready
-from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, NodeId
+from oarlock.raft.roles import Role
+from oarlock.raft.types import (
+    NOBODY,
+    Change,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    LogBase,
+    Member,
+    NodeId,
+    StoredSnapshot,
+)
 
 
 def short_entry(entry: Entry) -> str:
@@ -44,7 +64,8 @@ def short(message: Message) -> str:
     head = f"{message.sender}→{message.to} {type(message).__name__} term {message.term}"
     match message:
         case PreVote() | RequestVote():
-            return f"{head}, log ends {message.last_log_index}:{message.last_log_term}"
+            why = ", handed over" if isinstance(message, RequestVote) and message.transfer else ""
+            return f"{head}, log ends {message.last_log_index}:{message.last_log_term}{why}"
         case PreVoteReply() | RequestVoteReply():
             return f"{head}, " + ("granted" if message.granted else f"refused: {message.reason}")
         case AppendEntries():
@@ -66,8 +87,53 @@ def short(message: Message) -> str:
             )
         case Propose():
             return f"{head}, batch {message.batch}: {' '.join(c.decode() for c in message.commands)}"
+        case InstallSnapshot():
+            return (
+                f"{head}, snapshot of {message.snapshot.index}:{message.snapshot.term}, round {message.round}"
+            )
+        case InstallSnapshotReply():
+            how_far = (
+                f"holds {message.match_index}" if message.match_index else f"has {message.received} bytes"
+            )
+            return f"{head}, {how_far}, round {message.round}"
+        case ChangeMembership():
+            return f"{head}, number {message.number}"
+        case ChangeMembershipReply():
+            result = (
+                f"at {message.index}" if message.index else f"refused: {message.text or 'not the leader'}"
+            )
+            return f"{head}, number {message.number} {result}"
+        case SnapshotTurn():
+            return f"{head}, " + ("done" if message.done else "may I?")
+        case SnapshotTurnReply():
+            return f"{head}, " + ("granted" if message.granted else "not now")
         case _:
             return head
+
+
+def short_configuration(configuration: Configuration) -> str:
+    """Who votes, and whatever else there is to say."""
+    labels = ("voters", "outgoing", "demoted", "learners", "joining", "removed")
+    parts = [
+        f"{label} {' '.join(map(str, ids))}" for label in labels if (ids := getattr(configuration, label))
+    ]
+    return ", ".join(parts)
+
+
+def parse_change(words: Sequence[str]) -> Change:
+    """``add=4,5 promote=… demote=… remove=… after=7 learners``"""
+    options: dict[str, Any] = {"learners": "learners" in words}
+    for verb, ids in (word.split("=") for word in words if "=" in word):
+        numbers = tuple(int(each) for each in ids.split(","))
+        if verb == "after":
+            options["expected_index"] = numbers[0]
+        else:
+            options[verb] = tuple(map(named, numbers)) if verb == "add" else numbers
+    return Change(**options)
+
+
+def named(node_id: NodeId) -> Member:
+    return Member(node_id, f"n{node_id}")
 
 
 def _trace_line(event: trace.Event) -> str | None:
@@ -81,6 +147,18 @@ def _trace_line(event: trace.Event) -> str | None:
             return f"{event.node} cuts its log from {event.index} on"
         case trace.Committed():
             return f"{event.node} knows {event.index} to be committed"
+        case trace.ConfigurationChanged():
+            return (
+                f"{event.node} is in configuration {event.index}: {short_configuration(event.configuration)}"
+            )
+        case trace.TransferBegan():
+            return f"{event.node} hands over to {event.target}"
+        case trace.TransferGivenUp():
+            return f"{event.node} gives up handing over to {event.target}: {event.reason}"
+        case trace.SnapshotTaken():
+            return f"{event.node} has a snapshot of index {event.index}"
+        case trace.SnapshotInstalled():
+            return f"{event.node} starts its log anew behind {event.index}:{event.term}"
         case _:
             return None
 
@@ -92,10 +170,14 @@ class Actor:
         self.id = node_id
         self.state = state
         self.entries = list(entries)
+        self.base = LogBase()
+        self.snapshot: StoredSnapshot | None = None
         self.raft: Raft | None = None
         self.slow = False
         self.storing: deque[Ready] = deque()
         self.applied: list[Entry] = []
+        """Since the last start, behind what its snapshot held."""
+        self.fetching: InstallSnapshot | None = None
 
     @property
     def core(self) -> Raft:
@@ -106,14 +188,15 @@ class Actor:
 class Stage:
     """Members 1 … size. Times are those of a default election timeout of 1 s and heartbeats every 0.2 s."""
 
-    def __init__(self, size: int = 3, **config: int) -> None:
+    def __init__(self, size: int = 3, **config: Any) -> None:
         self.now = 0.0
         self.lines: list[str] = []
         self.queue: list[Message] = []
         self.cut: set[tuple[NodeId, NodeId]] = set()
         self.config = config
         self.starts = 0
-        state, entries = bootstrap(Configuration(voters=tuple(range(1, size + 1))))
+        ids = tuple(range(1, size + 1))
+        state, entries = bootstrap(Configuration(voters=ids, members=tuple(map(named, ids))))
         self.actors = {n: Actor(n, state, entries) for n in range(1, size + 1)}
         for node_id in self.actors:
             self.restart(node_id)
@@ -135,19 +218,28 @@ class Stage:
         actor.applied = []
         actor.slow = False
         actor.raft = Raft(
-            Config(id=node_id, election_timeout=1.0, heartbeat_interval=0.2, **self.config),
+            Config(id=node_id, **{"election_timeout": 1.0, "heartbeat_interval": 0.2, **self.config}),
             actor.state,
             tuple(actor.entries),
             random=random.Random(self.starts),
             now=self.now,
+            applied_index=0 if actor.snapshot is None else actor.snapshot.snapshot.index,
+            base=actor.base,
+            snapshot=actor.snapshot,
             trace=self._note,
         )
         self._serve(actor)
+
+    def join(self, node_id: NodeId) -> None:
+        """Start a new member that has nothing yet."""
+        self.actors[node_id] = Actor(node_id, HardState(), ())
+        self.restart(node_id)
 
     def crash(self, node_id: NodeId) -> None:
         """Stop a member; what its disk has not finished is lost, and so are messages on their way to it."""
         actor = self.actors[node_id]
         actor.raft = None
+        actor.fetching = None
         actor.storing.clear()
         self.queue = [message for message in self.queue if message.to != node_id]
 
@@ -160,8 +252,8 @@ class Stage:
 
     def step(self, message: Message) -> None:
         """Deliver a message that did not come from a queue."""
-        actor = self.actors[message.to]
-        if actor.raft is not None:
+        actor = self.actors.get(message.to)
+        if actor is not None and actor.raft is not None:
             actor.raft.step(message, self.now)
             self._serve(actor)
 
@@ -209,6 +301,85 @@ class Stage:
         actor.core.propose([command.encode() for command in commands], self.now)
         self._serve(actor)
 
+    def forward(self, node_id: NodeId, batch: int, *commands: str) -> None:
+        """A member sends commands to its leader."""
+        actor = self.actors[node_id]
+        actor.core.forward(batch, [command.encode() for command in commands], self.now)
+        self._serve(actor)
+
+    def change(self, node_id: NodeId, change: Change) -> None:
+        """An operator asks this member for a change of the membership."""
+        actor = self.actors[node_id]
+        if actor.core.role is Role.LEADER:
+            actor.core.change_membership(change, self.now)
+        else:
+            actor.core.forward_change(1, change, self.now)
+        self._serve(actor)
+
+    def transfer(self, node_id: NodeId, target: NodeId = NOBODY) -> None:
+        actor = self.actors[node_id]
+        actor.core.transfer_leadership(target, self.now)
+        self._serve(actor)
+
+    def peer_lost(self, node_id: NodeId, peer: NodeId) -> None:
+        actor = self.actors[node_id]
+        actor.core.peer_lost(peer, self.now)
+        self._serve(actor)
+
+    # ── snapshots ─────────────────────────────────────────────────────────────────────────────────
+
+    def snapshot(self, node_id: NodeId) -> None:
+        """A member writes a snapshot of what it has applied."""
+        actor = self.actors[node_id]
+        snapshot = actor.core.snapshot_at(actor.core.applied_index)
+        actor.snapshot = StoredSnapshot(snapshot, size=100, checksum=snapshot.index)
+        actor.core.snapshot_taken(actor.snapshot, self.now)
+        self._serve(actor)
+
+    def compact(self, node_id: NodeId) -> None:
+        """A member's disk drops the entries that its snapshot covers."""
+        actor = self.actors[node_id]
+        if actor.snapshot is not None and actor.snapshot.snapshot.index > actor.base.index:
+            snapshot = actor.snapshot.snapshot
+            actor.entries = [entry for entry in actor.entries if entry.index > snapshot.index]
+            actor.base = LogBase(snapshot.index, snapshot.term)
+
+    def fetching(self, node_id: NodeId, received: int) -> None:
+        """Some bytes of the snapshot that a member fetches have arrived."""
+        self.actors[node_id].core.snapshot_progress(received)
+
+    def fetched(self, node_id: NodeId) -> None:
+        """The snapshot that a member fetches is whole and durable."""
+        actor = self.actors[node_id]
+        message, actor.fetching = actor.fetching, None
+        assert message is not None, f"{node_id} fetches nothing"
+        stored = StoredSnapshot(message.snapshot, message.size, message.checksum)
+        if actor.snapshot is None or actor.snapshot.snapshot.index < stored.snapshot.index:
+            actor.snapshot = stored
+        actor.core.snapshot_received(stored, self.now)
+        self._serve(actor)
+
+    def unfetched(self, node_id: NodeId) -> None:
+        """The snapshot cannot be fetched."""
+        actor = self.actors[node_id]
+        actor.fetching = None
+        actor.core.snapshot_failed(self.now)
+        self._serve(actor)
+
+    def turn(self, node_id: NodeId) -> None:
+        """A member asks whether it may write a snapshot."""
+        actor = self.actors[node_id]
+        actor.core.ask_for_snapshot_turn(self.now)
+        self._serve(actor)
+
+    def turned(self, node_id: NodeId) -> None:
+        """A member gives its turn back."""
+        actor = self.actors[node_id]
+        actor.core.snapshot_turn_done(self.now)
+        self._serve(actor)
+
+    # ── reads, disks, elections ───────────────────────────────────────────────────────────────────
+
     def read(self, node_id: NodeId, context: int) -> None:
         actor = self.actors[node_id]
         actor.core.read(context, self.now)
@@ -230,6 +401,16 @@ class Stage:
         self.deliver()
         assert self[node_id].role.value == "leader"
 
+    def leader(self) -> NodeId:
+        """The leader of the latest term."""
+        terms = [
+            (actor.raft.term, actor.id)
+            for actor in self.actors.values()
+            if actor.raft is not None and actor.raft.role is Role.LEADER
+        ]
+        assert terms, "nobody leads"
+        return max(terms)[1]
+
     # ── the driver ────────────────────────────────────────────────────────────────────────────────
 
     def _serve(self, actor: Actor) -> None:
@@ -241,6 +422,22 @@ class Stage:
                 actor.storing.append(ready)
             else:
                 self._finish(actor, ready)
+            if ready.install is not None:
+                actor.applied = []
+                raft.applied(ready.install.index)
+            if ready.fetch is not None:
+                actor.fetching = ready.fetch
+                name = ready.fetch.snapshot
+                self.lines.append(
+                    f"{actor.id} fetches the snapshot of {name.index}:{name.term} from {ready.fetch.sender}"
+                )
+            if ready.take_snapshot:
+                self.lines.append(f"{actor.id} is to write a snapshot")
+            for answer in ready.changes:
+                self.lines.append(
+                    f"{actor.id} learns that change {answer.number} "
+                    + (f"is at {answer.index}" if answer.index else f"was refused: {answer.text}")
+                )
             if ready.committed:
                 actor.applied.extend(ready.committed)
                 raft.applied(ready.committed[-1].index)
@@ -256,15 +453,18 @@ class Stage:
     def _finish(self, actor: Actor, ready: Ready) -> None:
         if ready.hard_state is not None:
             actor.state = ready.hard_state
+        if ready.install is not None:
+            actor.entries = []
+            actor.base = LogBase(ready.install.index, ready.install.term)
         if ready.entries:
-            del actor.entries[ready.entries[0].index - 1 :]
+            del actor.entries[ready.entries[0].index - 1 - actor.base.index :]
             actor.entries.extend(ready.entries)
         self._post(ready.messages_after_stored)
         actor.core.stored(ready.number)
 
     def _post(self, messages: Sequence[Message]) -> None:
         for message in messages:
-            lost = (message.sender, message.to) in self.cut
+            lost = (message.sender, message.to) in self.cut or message.to not in self.actors
             self.lines.append(f"    {short(message)}{' (lost)' if lost else ''}")
             if not lost:
                 self.queue.append(message)
@@ -278,10 +478,16 @@ class Stage:
         numbers = [int(word) for word in rest if word.isdigit()]
         try:
             match verb:
-                case "timeout" | "crash" | "restart" | "slow" | "sync" | "isolate":
+                case "timeout" | "crash" | "restart" | "slow" | "sync" | "isolate" | "join":
                     getattr(self, verb)(numbers[0])
-                case "deliver" | "drop" | "read":
+                case "snapshot" | "compact" | "fetched" | "unfetched" | "turn" | "turned":
+                    getattr(self, verb)(numbers[0])
+                case "deliver" | "drop" | "read" | "transfer" | "peer_lost" | "fetching":
                     getattr(self, verb)(*numbers)
+                case "change":
+                    self.change(numbers[0], parse_change(rest[1:]))
+                case "forward":
+                    self.forward(numbers[0], numbers[1], *rest[2:])
                 case "heal":
                     self.heal()
                 case "cut":
@@ -291,6 +497,16 @@ class Stage:
                     self.lines = [f"{numbers[0]} leads term {self[numbers[0]].term}"]  # not the story here
                 case "run":
                     self.run(float(rest[0]))
+                case "later":
+                    self.run(float(rest[0]))
+                    self.lines = [line for line in self.lines if _is_turning_point(line)]
+                case "leader_proposes":
+                    self.deliver()
+                    self.propose(self.leader(), *rest)
+                    self.deliver()
+                    self.lines = [line for line in self.lines if _is_turning_point(line)]
+                case "members":
+                    self._members()
                 case "propose":
                     self.propose(int(rest[0]), *rest[1:])
                 case "logs":
@@ -305,9 +521,31 @@ class Stage:
 
     def _logs(self) -> None:
         for actor in self.actors.values():
-            entries = actor.raft.log.slice(1, actor.raft.log.last_index) if actor.raft else actor.entries
-            self.lines.append(f"{actor.id}: {' '.join(map(short_entry, entries))}")
+            log = actor.raft.log if actor.raft else None
+            entries = log.slice(log.first_index, log.last_index) if log else actor.entries
+            base = log.base_index if log else actor.base.index
+            dropped = f"(up to {base} dropped) " if base else ""
+            self.lines.append(f"{actor.id}: {dropped}{' '.join(map(short_entry, entries))}")
 
     def _states(self) -> None:
         for actor in self.actors.values():
             self.lines.append(repr(invariants.View(actor.raft)) if actor.raft else f"{actor.id} is down")
+
+    def _members(self) -> None:
+        for actor in self.actors.values():
+            if actor.raft is None:
+                self.lines.append(f"{actor.id} is down")
+                continue
+            raft = actor.raft
+            where = (
+                f"{raft.configuration_index}{'' if raft.configuration_index <= raft.commit_index else '?'}"
+            )
+            self.lines.append(
+                f"{raft.role.name} {raft.id} term {raft.term}, configuration {where}: "
+                + short_configuration(raft.configuration)
+            )
+
+
+def _is_turning_point(line: str) -> bool:
+    """Neither a message nor the daily business of a log."""
+    return not line.startswith("    ") and " knows " not in line and " appends " not in line

@@ -25,10 +25,17 @@ def perform(script: str) -> str:
         elif line.startswith("> "):
             result.append(line)
             if line.startswith("> cluster "):
-                stage = Stage(int(line.split()[2]))
+                _, _, size, *settings = line.split()
+                stage = Stage(int(size), **dict(map(setting, settings)))
             else:
                 result.extend("  " + happened for happened in stage.perform(line[2:]))
     return "\n".join(result) + "\n"
+
+
+def setting(text: str) -> tuple[str, float]:
+    """A setting of the cores' `Config`, as in ``> cluster 3 lease_reads=1``."""
+    key, value = text.split("=")
+    return key, float(value) if "." in value else int(value)
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=[path.stem for path in SCENARIOS])
