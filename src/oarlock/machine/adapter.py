@@ -132,7 +132,7 @@ class MachineAdapter:
         id_, serial = call.session, call.serial
         known = self._sessions.enter(id_, serial, call.lowest)
         if known is not None:
-            return self._tell_again(call, known)
+            return None if command.request is None else self._tell_again(call, known)
         try:
             spec, result = self._execute(call)
             encoded = spec.encode_result(result)
