@@ -71,14 +71,15 @@ def client_options(*formats: str, default: str | None = "simple") -> Callable[[C
     return add
 
 
-def make_client(options: dict[str, Any], endpoints: Any = None) -> Client:
-    """A client as `client_options` describe it; for these endpoints, if they are given."""
+def make_client(options: dict[str, Any], endpoint: str = "") -> Client:
+    """A client as `client_options` describe it; or one that asks this endpoint, and asks once."""
     from oarlock.client import Client
 
     return Client(
-        endpoints or options["endpoints"],
+        endpoint or options["endpoints"],
         timeout=options["command_timeout"],
         dial_timeout=options["dial_timeout"],
+        retry=not endpoint,
     )
 
 

@@ -129,18 +129,13 @@ async def _ask_all(
         endpoints = [url for member in members for url in member.client_urls]
 
     async def one(endpoint: str) -> Result | Exception:
-        async with make_client(options, [endpoint]) as client:
+        async with make_client(options, endpoint) as client:
             try:
                 return await ask(client)
             except OarlockError as error:
-                return _cause(error)
+                return error
 
     return list(zip(endpoints, await asyncio.gather(*map(one, endpoints)), strict=True))
-
-
-def _cause(error: Exception) -> Exception:
-    """Of a timeout, what the attempts before it said is of interest."""
-    return error.__cause__ if isinstance(error.__cause__, Exception) else error
 
 
 def _milliseconds(seconds: float) -> str:

@@ -61,6 +61,7 @@ class Client:
         timeout: seconds for a whole call, retries included.
         dial_timeout: seconds for one attempt to connect.
         ssl: a context for `https` endpoints; by default the system's trust store.
+        retry: whether a call may be repeated, here or at another endpoint; see `oarlock.client.retry`.
 
     Every call raises `RpcError` if the server says no, `RequestTimeout` if nothing could be done in time, and
     a write raises `OutcomeUnknown` if it may or may not have been carried out. Keys and values may be str;
@@ -74,10 +75,12 @@ class Client:
         timeout: float = 5.0,
         dial_timeout: float = 2.0,
         ssl: tls.SSLContext | None = None,
+        retry: bool = True,
     ) -> None:
         self._endpoints = [Endpoint(address, ssl, dial_timeout) for address in parse(endpoints)]
         self._current = 0
         self._timeout = timeout
+        self._retry = retry
 
     async def __aenter__(self) -> Client:
         return self
@@ -363,7 +366,7 @@ class Client:
             except RpcError as error:
                 last = error
             verdict = judge(last, write=write)
-            if verdict is Verdict.FINAL:
+            if verdict is Verdict.FINAL or (verdict is Verdict.RETRY and not self._retry):
                 raise last
             if self._current == number:
                 self._current = (number + 1) % len(self._endpoints)
