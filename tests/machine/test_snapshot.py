@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oarlock.errors import InvariantViolated, StorageError, UsageError
@@ -239,6 +239,7 @@ def test_a_snapshot_of_another_format_or_class_is_refused() -> None:
         MachineAdapter(Store()).prepare([newer])
 
 
+@example(b"\x94\x01\x00\x90\x81\x01\x81\xa4name\xa1\xff")  # a text that is none
 @given(st.binary(max_size=60) | st.binary(max_size=20).map(lambda tail: b"\x94\x01\x00\x90" + tail))
 def test_no_bytes_do_more_than_be_refused(data: bytes) -> None:
     adapter = MachineAdapter(Store())

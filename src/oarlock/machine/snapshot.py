@@ -99,8 +99,8 @@ class SnapshotMethods:
     def capture(self, sessions: Sessions) -> StateCapture:
         """Raises `CaptureFailed` if the user's method does, or returns what cannot be stored."""
         try:
-            state = msgspec.Raw(self._encoder.encode(self._snapshot()))
-            return StateCapture(self._encoder.encode(Stored(FORMAT, sessions.now, sessions.records(), state)))
+            stored = (FORMAT, sessions.now, sessions.records(), self._snapshot())
+            return StateCapture(self._encoder.encode(stored))
         except Exception as error:
             raise CaptureFailed(f"{self._name}.snapshot failed: {type(error).__name__}: {error}") from error
 
