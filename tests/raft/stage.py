@@ -352,7 +352,8 @@ class Stage:
         """The snapshot that a member fetches is whole and durable."""
         actor = self.actors[node_id]
         message, actor.fetching = actor.fetching, None
-        assert message is not None, f"{node_id} fetches nothing"
+        if message is None:
+            raise ValueError(f"{node_id} fetches nothing")
         stored = StoredSnapshot(message.snapshot, message.size, message.checksum)
         if actor.snapshot is None or actor.snapshot.snapshot.index < stored.snapshot.index:
             actor.snapshot = stored

@@ -22,7 +22,7 @@ _ROUNDS_MAX = 1024
 class Transfer:
     """A leadership transfer under way (dissertation 3.10)."""
 
-    __slots__ = ("deadline", "held", "held_bytes", "of_sick_disk", "sent_at", "target")
+    __slots__ = ("deadline", "held", "held_bytes", "of_sick_disk", "target", "told")
 
     def __init__(self, target: NodeId, deadline: float, of_sick_disk: bool) -> None:
         self.target = target
@@ -30,8 +30,8 @@ class Transfer:
         """When it is given up."""
         self.of_sick_disk = of_sick_disk
         """We hand over because our disk hangs: if that fails, we step down all the same."""
-        self.sent_at = -math.inf
-        """When the target was last told to stand for election."""
+        self.told = False
+        """The target was told to stand for election since the last heartbeat."""
         self.held: deque[Propose] = deque()
         """What others want appended. Appended after all if the transfer is given up, else refused."""
         self.held_bytes = 0

@@ -72,11 +72,8 @@ def advance(raft: Raft) -> None:
     progress = leading.progress.get(transfer.target)
     if progress is None or transfer.target not in raft.configuration.voters:
         give_up(raft, "the target was removed")
-    elif (
-        progress.match_index == raft.log.last_index
-        and raft.now - transfer.sent_at >= raft.config.heartbeat_interval
-    ):
-        transfer.sent_at = raft.now
+    elif progress.match_index == raft.log.last_index and not transfer.told:
+        transfer.told = True
         leading.lease_given_up = True
         raft.send(TimeoutNow(raft.term, raft.id, transfer.target))
 
@@ -86,6 +83,7 @@ def timeout(raft: Raft) -> None:
     leading = leading_of(raft)
     if leading.transfer is not None:
         if raft.now < leading.transfer.deadline:
+            leading.transfer.told = False
             advance(raft)
             return
         of_sick_disk = leading.transfer.of_sick_disk
