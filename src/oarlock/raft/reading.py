@@ -66,6 +66,8 @@ def has_lease(raft: Raft) -> bool:
 def confirm(raft: Raft) -> None:
     """A follower echoed a round: answer the reads of those that a quorum has echoed by now."""
     leading = leading_of(raft)
+    if not leading.reads and not raft.config.lease_reads:
+        return
     rounds = {peer: progress.round for peer, progress in leading.progress.items()}
     rounds[raft.id] = leading.round
     confirmed = agreed(raft.configuration, rounds, 0)
