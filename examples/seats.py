@@ -60,6 +60,14 @@ class Hall(oarlock.StateMachine):
     def plan(self) -> dict[str, str]:
         return self.holders
 
+    # With these two the log need not be kept for ever: the state is stored from time to time.
+
+    def snapshot(self) -> dict[str, str]:
+        return self.holders
+
+    def restore(self, holders: dict[str, str]) -> None:
+        self.holders = holders
+
 
 async def answer(replica: oarlock.Replica[Hall], line: str) -> str:
     """One line in, one line out."""

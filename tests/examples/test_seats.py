@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from oarlock.machine import Command, MachineAdapter, encode_call
 from oarlock.server.processes import PortReservation
 
 pytestmark = pytest.mark.processes
@@ -139,6 +141,18 @@ async def test_a_seat_is_sold_once_whoever_is_killed(hall: Hall) -> None:
         hall.start(name)
     for name in "abc":
         assert await hall.insist(name, "list") == plan
+
+
+def test_its_state_can_be_stored_and_restored() -> None:
+    spec = importlib.util.spec_from_file_location("seats", SEATS)
+    assert spec is not None
+    assert spec.loader is not None
+    seats = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(seats)
+    one, other = MachineAdapter(seats.Hall()), MachineAdapter(seats.Hall())
+    one.apply([Command(1, 1, encode_call(seats.Hall.book, ("A1", "ann"), {}))], 1)
+    other.install(other.prepare(one.capture().chunks()), 1)
+    assert other.machine.plan() == {"A1": "ann"}
 
 
 async def test_it_stops_in_good_order_on_sigterm(hall: Hall) -> None:

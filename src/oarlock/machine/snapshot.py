@@ -2,7 +2,7 @@
 
 The state is encoded at once, when it is captured, although a thread would wait for the result anyway: the
 encoder does not let go of the interpreter, so a thread would hold up the loop just as long (measured: the
-figures are in ``docs/internals/kv.md``), and the user would have to make a copy first, which takes about as
+figures are in ``docs/guide/embed.md``), and the user would have to make a copy first, which takes about as
 long again, or forget it, and have members that differ.
 """
 
