@@ -82,13 +82,15 @@ class MachineAdapter:
 
     def _apply_one(self, command: Command) -> Any:
         """The result, or the error as the result. A copy is made only where someone waits for it."""
-        self._sessions.advance(command.time)
+        if command.time > self._sessions.now:
+            self._sessions.advance(command.time)
         try:
-            call = _understand(command.data)
-            if call.name in MANAGEMENT:
-                return self._manage(call, command.index)
-            if call.session:
-                return self._apply_once(call, command)
+            call = _decoder.decode(command.data)
+        except (msgspec.DecodeError, ValueError) as error:  # the latter: a text that is none
+            return _failure(error)
+        try:
+            if call.session or call.name in MANAGEMENT:
+                return self._apply_in_session(call, command)
             spec, result = self._execute(call)
             return result if command.request is None else spec.hand_out(result)
         except (RequestError, UsageError) as error:
@@ -124,11 +126,13 @@ class MachineAdapter:
             self._sessions.use(call.session)
         return None
 
-    def _apply_once(self, call: Call, command: Command) -> Any:
+    def _apply_in_session(self, call: Call, command: Command) -> Any:
         """The outcome of a command in a session, which is executed unless it was before.
 
         Raises: SessionExpired, Busy, CommandFailed, UsageError.
         """
+        if call.name in MANAGEMENT:
+            return self._manage(call, command.index)
         id_, serial = call.session, call.serial
         known = self._sessions.enter(id_, serial, call.lowest)
         if known is not None:
@@ -152,14 +156,6 @@ class MachineAdapter:
         if function is None:
             raise UsageError(f"{type(self.machine).__name__} has no command {call.name!r}")
         return spec_of(function).decode_result(outcome.data)
-
-
-def _understand(data: bytes) -> Call:
-    """Raises `CommandFailed`."""
-    try:
-        return _decoder.decode(data)
-    except (msgspec.DecodeError, ValueError) as error:  # the latter: a text that is none
-        raise _failure(error) from error
 
 
 def _failure(error: Exception) -> CommandFailed:

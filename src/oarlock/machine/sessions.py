@@ -163,7 +163,8 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: dict[int, _Session] = {}
-        self._now = 0
+        self.now = 0
+        """The cluster's clock as of the last command, in milliseconds. Never falls."""
         self._due: list[tuple[int, int]] = []
         """A heap with (a time not after its `last`, id) once for each session, and leftovers of closed
         ones."""
@@ -173,11 +174,11 @@ class Sessions:
 
     def advance(self, now: int) -> None:
         """A command of this time is about to be applied: whoever has expired by then is gone."""
-        self._now = max(self._now, now)
-        while self._due and self._due[0][0] < self._now:
+        self.now = max(self.now, now)
+        while self._due and self._due[0][0] < self.now:
             _, id_ = heapq.heappop(self._due)
             session = self._sessions.get(id_)
-            if session is not None and session.last < self._now:
+            if session is not None and session.last < self.now:
                 del self._sessions[id_]
             elif session is not None:
                 heapq.heappush(self._due, (session.last, id_))
@@ -193,7 +194,7 @@ class Sessions:
         if len(self._sessions) >= SESSIONS_MAX:
             raise Busy(f"there are {SESSIONS_MAX} sessions: close some, or wait until some expire")
         invariant(index not in self._sessions, "two sessions of one index")
-        self._add(_Session(index, timeout, self._now))
+        self._add(_Session(index, timeout, self.now))
         return index
 
     def _add(self, session: _Session) -> None:
@@ -202,7 +203,7 @@ class Sessions:
 
     def use(self, id_: int) -> None:
         """Keep it alive. Raises `SessionExpired`."""
-        self._find(id_).used = self._now
+        self._find(id_).used = self.now
 
     def close(self, id_: int) -> None:
         """End it, if it is there."""
@@ -221,7 +222,7 @@ class Sessions:
             UsageError: the numbers contradict each other, or the client has had this answer.
         """
         session = self._find(id_)
-        session.used = self._now
+        session.used = self.now
         if not 0 < lowest <= serial:
             raise UsageError(f"session {id_}: serial {serial} with a lowest outstanding one of {lowest}")
         session.forget_below(lowest)
@@ -261,11 +262,6 @@ class Sessions:
 
     # ---- Snapshots
 
-    @property
-    def now(self) -> int:
-        """The time of the last command."""
-        return self._now
-
     def records(self) -> list[SessionRecord]:
         """A copy of everything, in an order that is the same on every member."""
         return [
@@ -276,7 +272,7 @@ class Sessions:
     @classmethod
     def from_records(cls, now: int, records: Iterable[SessionRecord]) -> Sessions:
         sessions = cls()
-        sessions._now = now
+        sessions.now = now
         for record in records:
             session = _Session(record.id, record.timeout, record.used)
             session.lowest = record.lowest
