@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, closing
 
 from oarlock.errors import SnapshotUnavailable, StorageError
 from oarlock.raft.messages import AppendEntries, Message, Propose
@@ -103,16 +103,16 @@ class ChannelTransport:
             raise ConnectionError(f"there is no way to member {source:x}")
         try:
             reader = other.open_snapshot(group, index)
-            if reader is None or offset > reader.size:
-                raise SnapshotUnavailable(f"member {source:x} has no snapshot {index} with a byte {offset}")
-            try:
+            if reader is None:
+                raise SnapshotUnavailable(f"member {source:x} has no snapshot {index}")
+            with closing(reader):
+                if offset > reader.size:
+                    raise SnapshotUnavailable(f"snapshot {index} has only {reader.size} bytes")
                 async with aclosing(read_chunks(reader, offset)) as chunks:
                     async for chunk in chunks:
                         if not (other.running and self._running):
                             raise ConnectionError(f"member {source:x} has stopped")
                         yield chunk
-            finally:
-                reader.close()
         except StorageError as error:
             raise ConnectionError(f"member {source:x} cannot read its snapshot: {error}") from None
 

@@ -52,9 +52,10 @@ class Groups:
     def has_removed(self, group: int, node_id: NodeId) -> bool:
         return node_id in self._removed.get(group, ())
 
-    def any_removed(self, node_id: NodeId) -> bool:
-        """Whether any group has removed this member."""
-        return any(node_id in removed for removed in self._removed.values())
+    @property
+    def removed_anywhere(self) -> list[NodeId]:
+        """Whom any group has removed."""
+        return sorted({node_id for removed in self._removed.values() for node_id in removed})
 
     def serve_snapshots(self, group: int, open_snapshot: OpenSnapshot) -> None:
         self._snapshots[group] = open_snapshot

@@ -146,13 +146,12 @@ class TcpTransport:
             if member.id != self._node_id
         }
         self._update_links()
+        self._drop_removed()
 
     def set_removed(self, group: int, removed: Iterable[NodeId]) -> None:
         """These members are refused from now on, unless another group still has them."""
         self._groups.set_removed(group, removed)
-        for node_id in sorted(removed):
-            if self.was_removed(node_id):
-                self._inbound.drop(node_id)
+        self._drop_removed()
 
     def serve_snapshots(self, group: int, open_snapshot: Callable[[int], SnapshotReader | None]) -> None:
         """Answer `fetch_snapshot` of others; at most `bulk.TRANSFERS_MAX` at once, the others try again."""
@@ -250,7 +249,7 @@ class TcpTransport:
 
     def was_removed(self, sender: NodeId) -> bool:
         """By a group, while no group has it as a member."""
-        return self._groups.any_removed(sender) and not any(
+        return sender in self._groups.removed_anywhere and not any(
             sender in members for members in self._members.values()
         )
 
@@ -278,6 +277,11 @@ class TcpTransport:
         """Messages from one peer, checked."""
         if not self._groups.has_removed(group, messages[0].sender):
             self._groups.deliver(group, messages)
+
+    def _drop_removed(self) -> None:
+        for node_id in self._groups.removed_anywhere:
+            if self.was_removed(node_id):
+                self._inbound.drop(node_id)
 
     def _for_groups_of(self, peer: NodeId, tell: Callable[[int, NodeId], None]) -> None:
         for group, members in self._members.items():
