@@ -143,9 +143,11 @@ def _remember(removed: Sequence[NodeId], more: Iterable[NodeId]) -> tuple[NodeId
 
 
 def _members(configuration: Configuration, change: Change, removed: Sequence[NodeId]) -> tuple[Member, ...]:
-    if not (configuration.members or change.add):
+    if not (configuration.members or change.add or change.update):
         return ()
-    members = {member.id: member for member in (*configuration.members, *change.update, *change.add)}
+    # A configuration may begin without any; once one member has a name and addresses, each has a `Member`.
+    members = {node_id: Member(node_id, "") for node_id in configuration.ids}
+    members |= {member.id: member for member in (*configuration.members, *change.update, *change.add)}
     return tuple(members[node_id] for node_id in sorted(members) if node_id not in removed)
 
 

@@ -29,7 +29,12 @@ def change(raft: Raft, asked: Change) -> Index:
             ChangeReason.OUTDATED,
             f"the membership changed at index {raft.configuration_index}, after {asked.expected_index}",
         )
-    if raft.commit_index < leading_of(raft).first_index:
+    leading = leading_of(raft)
+    if leading.transfer is not None:  # it would put off the end of the transfer (3.10)
+        raise ChangeRefused(
+            ChangeReason.IN_PROGRESS, f"leadership is being handed to {leading.transfer.target:x}"
+        )
+    if raft.commit_index < leading.first_index:
         raise ChangeRefused(ChangeReason.IN_PROGRESS, "the leader has not committed in its term yet")
     if raft.configuration_index > raft.commit_index or raft.configuration.joint:
         raise ChangeRefused(ChangeReason.IN_PROGRESS, "another change of the membership is under way")
