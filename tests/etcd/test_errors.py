@@ -50,3 +50,18 @@ def test_a_subclass_without_a_row_is_told_like_its_base() -> None:
         pass
 
     assert status_of(Special("x")) == status_of(errors.Busy("x"))
+
+
+@pytest.mark.parametrize("reason", list(errors.ChangeReason))
+def test_every_reason_to_refuse_a_change_is_told(reason: errors.ChangeReason) -> None:
+    code, text = status_of(errors.ChangeRefused(reason, "in our own words"))
+    assert text.startswith("etcdserver: ")
+    if reason in (errors.ChangeReason.OUTDATED, errors.ChangeReason.INVALID):
+        assert (code, text) == (StatusCode.FAILED_PRECONDITION, "etcdserver: in our own words")
+    else:
+        assert "our own words" not in text
+
+
+def test_a_cluster_that_cannot_afford_the_change_is_unhealthy() -> None:
+    refused = errors.ChangeRefused(errors.ChangeReason.NO_QUORUM, "too few are in touch")
+    assert status_of(refused) == (StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster")

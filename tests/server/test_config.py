@@ -94,6 +94,15 @@ def test_the_file_can_be_named_by_the_environment_and_hold_lists_and_booleans(tm
             "differ: give the same URLs in both",
         ),
         (["--initial-cluster-state", "old"], "write new or existing"),
+        (["--initial-cluster-state", "existing"], "whom to ask? Give --join"),
+        (
+            ["--name", "a", "--initial-cluster", "a=http://h:1", "--initial-cluster-state", "existing"],
+            "--initial-cluster names no other member",
+        ),
+        (["--join", "foo"], "--join: cannot parse URL 'foo'"),
+        (["--member-priority", "high"], "'high' is not a whole number in -1000 … 1000"),
+        (["--member-priority", "1001"], "'1001' is not a whole number in -1000 … 1000"),
+        (["--lease-reads=maybe"], "'maybe' is not a boolean"),
         (["--log-level", "loud"], "write one of debug, info, warn, error"),
         (["--heartbeat-interval", "0"], "at least 1 ms"),
         (["--heartbeat-interval", "fast"], "'fast' is not a whole number"),
@@ -132,6 +141,40 @@ def test_a_wrong_file_gets_one_line_that_names_it(tmp_path: Path, text: str, mes
         load("--config-file", str(file))
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_one_address_is_enough_to_join() -> None:
+    settings = load(
+        "--name", "d", "--join", "http://10.0.0.1:2380", "--listen-peer-urls", "http://10.0.0.4:2380"
+    )
+    assert settings.join == ("http://10.0.0.1:2380",)
+    assert settings.advertise_peer_urls == ("http://10.0.0.4:2380",)
+
+
+def test_an_existing_cluster_is_asked_at_the_addresses_of_the_others() -> None:
+    settings = load("--name", "b", "--initial-cluster", THREE, "--initial-cluster-state", "existing")
+    assert settings.join == ("http://10.0.0.1:2380", "http://10.0.0.3:2380")
+    assert settings.advertise_peer_urls == ("http://10.0.0.2:2380",)
+
+
+def test_members_without_a_name_are_taken_as_etcdctl_prints_them_for_a_server_that_joins() -> None:
+    """`member add` prints =URL for a member that was added before and not started yet."""
+    cluster = "b=http://10.0.0.2:2380,=http://10.0.0.1:2380"
+    settings = load("--name", "b", "--initial-cluster", cluster, "--initial-cluster-state", "existing")
+    assert settings.join == ("http://10.0.0.1:2380",)
+    with pytest.raises(UsageError, match=re.escape("'=http://10.0.0.1:2380' is not NAME=URL")):
+        load("--name", "b", "--initial-cluster", cluster)
+
+
+def test_membership_and_snapshots_have_their_settings() -> None:
+    settings = load(
+        *("--snapshot-count", "500", "--member-priority", "-3", "--max-learners=2"),
+        *("--strict-reconfig-check=false", "--lease-reads"),
+    )
+    assert (settings.snapshot_count, settings.priority, settings.learners_max) == (500, -3, 2)
+    assert (settings.strict_reconfiguration, settings.lease_reads) == (False, True)
+    assert load("--snapshot-count", "0").snapshot_count == 100_000, "as in etcd"
+    assert load("--member-priority=").priority is None
 
 
 def test_harmless_values_of_flags_that_we_cannot_obey_are_accepted() -> None:

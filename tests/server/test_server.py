@@ -8,16 +8,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from oarlock.client import Client
-from oarlock.errors import DataDirError, UsageError
+from oarlock.errors import DataDirError, RequestTimeout, UsageError
 from oarlock.raft import Configuration
+from oarlock.replica import Status
 from oarlock.server.config import Address, Settings, load_settings
+from oarlock.server.health import HealthPages
 from oarlock.server.joining import initial_configuration
 from oarlock.server.processes import HOST, PortReservation, http_get
 from oarlock.server.server import Server
+
+from ..polling import eventually
 
 
 @pytest.fixture
@@ -139,9 +144,57 @@ async def test_a_member_without_a_quorum_is_alive_but_not_healthy(settings: Sett
         status, body = await http_get(port, "/health")
         assert (status, json.loads(body)) == (503, {"health": "false", "reason": "RAFT NO LEADER"})
         assert (await http_get(port, "/health?serializable=true"))[0] == 200
+        assert (await http_get(port, "/livez"))[0] == 200
+        assert (await http_get(port, "/readyz"))[0] == 503
     finally:
         await server.close()
         ports.close()
+
+
+async def test_a_member_is_ready_once_it_has_caught_up() -> None:
+    class Replica:
+        leader_id = 0
+        caught_up = asyncio.Event()
+
+        async def barrier(self, timeout: float | None = None) -> None:
+            if not self.caught_up.is_set():
+                await asyncio.sleep(0)
+                raise RequestTimeout(0, outcome_unknown=False)
+
+        def status(self) -> None: ...
+
+    replica = Replica()
+    pages = HealthPages(replica, retry=0.0)
+    watching = asyncio.create_task(pages.watch())
+
+    def ask(page: str) -> tuple[int, bytes]:
+        status, _, body = pages("GET", page, [])
+        return status, body
+
+    assert ask("/livez") == (200, b"ok\n")
+    assert ask("/readyz") == (503, b"[-]leader failed: no leader is known\n")
+    replica.leader_id = 1
+    await asyncio.sleep(0)
+    assert ask("/health")[0] == 200
+    assert ask("/readyz")[0] == 503
+    replica.caught_up.set()
+    await watching
+    assert ask("/readyz") == (200, b"ok\n")
+    replica.leader_id = 0
+    assert ask("/readyz")[0] == 503
+
+
+async def test_the_status_page_tells_what_doctor_reads(settings: Settings) -> None:
+    server = Server(settings)
+    await server.start()
+    try:
+        body = (await http_get(settings.listen_client[0].port, "/status"))[1]
+        status = msgspec.json.decode(body, type=Status)
+        assert (status.id, status.cluster_id) == (f"{server.node_id:x}", f"{server.cluster_id:x}")
+        assert status.configuration.voters == (status.id,)
+        assert status.version
+    finally:
+        await server.close()
 
 
 def test_all_members_begin_with_the_same_configuration_however_it_is_written() -> None:
@@ -161,10 +214,13 @@ async def test_a_member_tells_the_others_its_client_urls_through_the_log(setting
     server = Server(settings)
     await server.start()
     try:
-        async with Client(endpoint(settings)) as client, asyncio.timeout(5):
-            while not (members := (await client.members()).members)[0].client_urls:
-                await asyncio.sleep(0.01)
-        assert [member.client_urls for member in members] == [[f"http://{endpoint(settings)}"]]
+        async with Client(endpoint(settings)) as client:
+
+            async def told() -> bool:
+                urls = [member.client_urls for member in (await client.members()).members]
+                return urls == [[f"http://{endpoint(settings)}"]]
+
+            await eventually(told)
     finally:
         await server.close()
 

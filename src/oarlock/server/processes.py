@@ -70,11 +70,14 @@ class PortReservation:
 class MemberProcess:
     """One member: a command line, and the process that currently runs it, if any."""
 
-    def __init__(self, name: str, command: Sequence[str], directory: Path, client_port: int) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str], directory: Path, client_port: int, peer_url: str
+    ) -> None:
         self.name = name
         self.command = list(command)
         self.directory = directory
         self.client_port = client_port
+        self.peer_url = peer_url
         self.log_file = directory / f"{name}.log"
         self.stopped = False
         """By SIGSTOP."""
@@ -225,23 +228,40 @@ class ProcessCluster:
     ) -> None:
         self.directory = directory
         self._ports = PortReservation()
+        self._program = tuple(program)
+        self._flags = tuple(flags)
         names = [f"m{number}" for number in range(1, size + 1)]
         peer_ports = {name: self._ports.take() for name in names}
         initial = ",".join(f"{name}=http://{HOST}:{peer_ports[name]}" for name in names)
         self.members: list[MemberProcess] = []
         directory.mkdir(parents=True, exist_ok=True)
         for name in names:
-            client_port = self._ports.take()
-            peer_url, client_url = f"http://{HOST}:{peer_ports[name]}", f"http://{HOST}:{client_port}"
-            command = [
-                *program,
-                *("--name", name, "--data-dir", str(directory / name)),
-                *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
-                *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
-                *("--initial-cluster", initial, "--initial-cluster-state", "new"),
-                *flags,
-            ]
-            self.members.append(MemberProcess(name, command, directory, client_port))
+            joins = ("--initial-cluster", initial, "--initial-cluster-state", "new")
+            self._make(name, peer_ports[name], joins)
+
+    def _make(self, name: str, peer_port: int, joins: Sequence[str]) -> MemberProcess:
+        client_port = self._ports.take()
+        peer_url, client_url = f"http://{HOST}:{peer_port}", f"http://{HOST}:{client_port}"
+        command = [
+            *self._program,
+            *("--name", name, "--data-dir", str(self.directory / name)),
+            *("--listen-client-urls", client_url, "--advertise-client-urls", client_url),
+            *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
+            *joins,
+            *self._flags,
+        ]
+        member = MemberProcess(name, command, self.directory, client_port, peer_url)
+        self.members.append(member)
+        return member
+
+    def new_member(self, asks: MemberProcess | None = None) -> MemberProcess:
+        """One more of ours, not started yet: add its `peer_url` to the membership first.
+
+        Args:
+            asks: whose address it is given; by default the first member's.
+        """
+        join = ("--join", (asks or self.members[0]).peer_url)
+        return self._make(f"m{len(self.members) + 1}", self._ports.take(), join)
 
     @property
     def endpoints(self) -> list[str]:
