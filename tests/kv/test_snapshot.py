@@ -358,3 +358,39 @@ def test_a_directory_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(DataDirError, match="cannot open"):
         Store.open(tmp_path / "file" / "kv")
+
+
+def test_a_full_disk_while_preparing_is_an_error_that_leaves_nothing_and_no_harm(tmp_path: Path) -> None:
+    """The real write fails, or the real allocation: files may not grow beyond the process's limit."""
+    code = textwrap.dedent(
+        """
+        import os, resource, signal, sys
+        from oarlock.errors import StorageError
+        from oarlock.etcd_pb import rpc_pb2
+        from oarlock.kv import PUT, Store
+        from oarlock.machine.ports import Command
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        root = sys.argv[1]
+        source, target = Store.open(root + "/source"), Store.open(root + "/target")
+        put = PUT + rpc_pb2.PutRequest(key=b"k", value=bytes(1 << 20)).SerializeToString()
+        for index in range(1, 21):
+            source.apply([Command(index, 1, put)], index)
+        pieces = list(source.capture().chunks())
+        for limit in (5 << 20, source.size + 4096):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+            try:
+                target.prepare(pieces)
+                raise SystemExit("it was prepared without room")
+            except StorageError as error:
+                assert "\\n" not in str(error), error
+            assert sorted(os.listdir(root)) == ["source", "target"]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        target.apply([Command(1, 1, PUT + rpc_pb2.PutRequest(key=b"l").SerializeToString())], 1)
+        target.install(target.prepare(pieces), 20)
+        assert target.hash() == source.hash()
+        """
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
