@@ -85,9 +85,10 @@ class CutTransport(ChannelTransport):
     cut: Callable[[int, int], bool] = staticmethod(lambda sender, to: False)
     lose: Callable[[Message], bool] = staticmethod(lambda message: False)
 
-    def receive(self, group: int, message: Message) -> None:
-        if not self.cut(message.sender, self.node_id) and not self.lose(message):
-            super().receive(group, message)
+    def receive(self, group: int, message: Message) -> bool:
+        if self.cut(message.sender, self.node_id) or self.lose(message):
+            return True
+        return super().receive(group, message)
 
     async def fetch_snapshot(
         self, group: int, source: int, index: int, offset: int

@@ -189,7 +189,7 @@ def append(*terms: int, previous: tuple[int, int] = (1, 1), commit: int = 1, rou
 
 
 def acknowledged(messages: list[Message]) -> list[int]:
-    """Of the entries behind the first, which was there from the start: rounds are answered with it at once."""
+    """Of the entries behind the first, which was there from the start: rounds are answered at once."""
     replies = [message for message in messages if isinstance(message, AppendEntriesReply)]
     return [reply.match_index for reply in replies if reply.match_index > 1]
 

@@ -43,7 +43,7 @@ class Storm:
     def spoil(self, node: Node) -> None:
         transport, take = node.transport, node.transport.receive
 
-        def receive(group: int, message: Message) -> None:
+        def receive(group: int, message: Message) -> bool:
             if self.over:
                 return take(group, message)
             copies = 1
@@ -56,6 +56,7 @@ class Storm:
                 if self.random.random() < self.late:
                     delay = self.random.uniform(0.0, 3 * ELECTION_TIMEOUT)
                 asyncio.get_running_loop().call_later(delay, arrive, group, message)
+            return True
 
         def arrive(group: int, message: Message) -> None:
             if node.transport is transport and node.id not in self.down:

@@ -207,20 +207,21 @@ class Changes:
         """Have the log say what the settings say. Returns when it does; tries for as long as it takes."""
         raft = self._raft
         delay = 2 * raft.config.election_timeout
+        fields = {field: value for field, value in msgspec.structs.asdict(own).items() if value is not None}
+
+        def known() -> bool:
+            # In effect and committed: after a start the commit index lags behind the log.
+            committed = raft.configuration_index <= raft.commit_index
+            return committed and raft.configuration.member(raft.id) is not None
+
         while True:
             try:
-                await self._conditions.until(
-                    lambda: raft.committed_configuration.member(raft.id) is not None, delay
-                )
-                member = raft.committed_configuration.member(raft.id)
-                wanted = {
-                    field: value for field, value in msgspec.structs.asdict(own).items() if value is not None
-                }
+                await self._conditions.until(known, delay)
+                member = raft.configuration.member(raft.id)
                 if member is not None:
-                    changed = msgspec.structs.replace(member, **wanted)
-                    if changed == member:
-                        return
-                    await self.change(Change(update=(changed,)), 2 * delay)
+                    changed = msgspec.structs.replace(member, **fields)
+                    if changed != member:
+                        await self.change(Change(update=(changed,)), 2 * delay)
                     return
             except TimeoutError:
                 continue

@@ -30,6 +30,8 @@ _log = logging.getLogger("oarlock.replica")
 _SERVED_SECONDS = 60.0
 """A follower whose transfer broke has that long to go on before the snapshot may be deleted."""
 _RETRY_SECONDS_MAX = 60.0
+_PATIENCE_TIMEOUTS = 2.0
+"""Election timeouts after which a turn that did not come is asked for again."""
 
 
 class SnapshotPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,9 +117,12 @@ class Snapshots:
         self._entries = 0
         self._bytes = 0
         """Applied since `newest`."""
-        self._ask_again_at = 0.0
         self._failures = 0
-        self._retry: asyncio.TimerHandle | None = None
+        """In a row."""
+        self._failed = False
+        """The last try did, and the next is not due yet."""
+        self._timer: asyncio.TimerHandle | None = None
+        """When to ask again, for the answer or after a failure."""
         self._writing: asyncio.Task[None] | None = None
         self._closed = False
         self._served = _Served(clock)
@@ -140,26 +145,37 @@ class Snapshots:
         if not self._able:
             return
         self._count(entries)
-        size = 0 if self.newest is None else self.newest.size
-        if is_due(self._policy, self._entries, self._bytes, size) and self._writing is None:
-            self._ask_for_turn()
+        if self._timer is None and self._writing is None:
+            self._ask_if_due()
 
     def _count(self, entries: Sequence[Entry]) -> None:
         self._entries += len(entries)
         self._bytes += sum([len(entry.data) for entry in entries])
 
-    def _ask_for_turn(self) -> None:
-        """The answer may get lost, or not come while others write: ask again, but not with every batch."""
-        now = self._clock()
-        if now >= self._ask_again_at and self._retry is None:
-            self._ask_again_at = now + 2 * self._raft.config.election_timeout
-            self._raft.ask_for_snapshot_turn(now)
+    def _ask_if_due(self) -> None:
+        """Ask for a turn if it is time. It may not come while others write: then ask again after a while."""
+        size = 0 if self.newest is None else self.newest.size
+        if is_due(self._policy, self._entries, self._bytes, size):
+            self._raft.ask_for_snapshot_turn(self._clock())
+            self._arm(_PATIENCE_TIMEOUTS * self._raft.config.election_timeout)
+
+    def _arm(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._failed = False
+        if self._writing is None:
+            self._ask_if_due()
+            self._wake()
 
     # ── writing ────────────────────────────────────────────────────────────────────────────────────
 
     def take(self) -> None:
         """Write one of what is applied now: it is our turn, or a follower needs it."""
-        if self._closed or self._writing is not None or self._retry is not None:
+        if self._closed or self._writing is not None or self._failed:
             return  # the one that is being written will do; or the last try failed, and the next is due soon
         now = self._clock()
         index = self._raft.applied_index
@@ -231,13 +247,8 @@ class Snapshots:
             exc_info=None if isinstance(error, OarlockError) else error,
         )
         self._raft.snapshot_turn_done(self._clock())
-        self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
-        self._wake()
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._ask_again_at = 0.0
-        self._ask_for_turn()
+        self._failed = True
+        self._arm(delay)
         self._wake()
 
     async def _tidy(self, storage: SnapshotStorage) -> None:
@@ -266,9 +277,9 @@ class Snapshots:
     async def close(self) -> None:
         """Give up what is being written. Idempotent."""
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._writing is not None:
             await asyncio.wait([self._writing])
 
