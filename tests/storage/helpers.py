@@ -17,8 +17,18 @@ Batch = tuple[HardState | None, Sequence[Entry]]
 State = tuple[HardState, list[Entry]]
 
 
-def open_storage(files: MemoryFiles, segment_bytes: int = 656) -> DiskStorage:
-    return DiskStorage(WAL, segment_bytes=segment_bytes, files=files, worker=LoopWorker(), random=Random(7))
+def open_storage(
+    files: MemoryFiles, segment_bytes: int = 656, *, durable_index: int = 0, snapshot_index: int = 0
+) -> DiskStorage:
+    return DiskStorage(
+        WAL,
+        durable_index=durable_index,
+        snapshot_index=snapshot_index,
+        segment_bytes=segment_bytes,
+        files=files,
+        worker=LoopWorker(),
+        random=Random(7),
+    )
 
 
 def states(batches: Sequence[Batch]) -> list[State]:

@@ -11,9 +11,10 @@ The writer syncs each record before it writes the next. Three rules follow, and 
 
 A file shorter than it was made is corruption too: its size was durable before its first record, and a torn
 write does not take it back. So is a segment without its first record, which was durable before the segment's
-name. And so are missing files: of segments between others, and before the first one unless a summary says
-that they may have been deleted (`oarlock.storage.state`). One more check covers what the rules leave: a log
-must not end before an entry that an intact record says is committed, or that the state machine has applied.
+name. And so are missing files, from the segment on with which the log begins: the last summary says which
+one that is (`oarlock.storage.state`), and files before it are leftovers that nobody looks at. One more check
+covers what the rules leave: a log must not end before an entry that an intact record says is committed, or
+that the state machine has applied.
 
 What cannot be told apart: bit rot in the very last record of a log that was not closed, and a torn write.
 """
@@ -87,7 +88,9 @@ def recover(
         OSError: from the file system.
     """
     names = files.list_dir(directory)
-    paths = _segments(directory, names)
+    numbers = sorted(number for name in names if (number := segment_number(name)) is not None)
+    begin = _beginning(files, directory / segment_name(numbers[-1])) if numbers else 1
+    paths = _segments(directory, [number for number in numbers if number >= begin])
     if durable_index <= snapshot_index:
         durable_index = 0
     if not paths and (durable_index or snapshot_index):
@@ -104,8 +107,10 @@ def recover(
             _check_place(header, path, len(data), log, tail, broken)
             last, offset, broken = _read_segment(data, header, path, log)
             if path is paths[-1]:
-                _check_beginning(paths[0], log)
-                _cut(file, data, header, path, offset, broken, log, durable_index)
+                _check_end(data, header, path, offset, broken)
+                if segment_number(paths[0].name) != begin:
+                    raise CorruptLog(directory / segment_name(begin), 0, "the file is missing")
+                _cut(file, data, path, offset, broken, log, durable_index)
                 _write_again(file, data, last, offset)
         except BaseException:
             file.close()
@@ -114,9 +119,43 @@ def recover(
             if tail is not None:
                 tail.file.close()
         tail = Tail(file, path, header, offset)
-    if PREPARED_NAME in names:
-        files.remove(directory / PREPARED_NAME)
+    for name in names:
+        number = segment_number(name)
+        if name == PREPARED_NAME or (number is not None and number < begin):
+            files.remove(directory / name)
     return log, tail
+
+
+def _beginning(files: Files, last: Path) -> int:
+    """The number of the segment that the log begins with: it is in the last intact summary.
+
+    Raises CorruptLog: the last segment's header is damaged, or its own summary.
+    """
+    file = files.open(last)
+    try:
+        data = file.read(0, file.size())
+    finally:
+        file.close()
+    header = decode_segment_header(data, last)
+    begin = 0
+    offset: int | None = SEGMENT_HEADER_BYTES
+    while offset is not None:
+        record = decode_header(data, offset, header.salt)
+        if isinstance(record, str):
+            # The end, or damage that will be reported. The summary that counts may be behind it.
+            offset = find_header(data, offset + ALIGNMENT, header.salt)
+            continue
+        if record.kind == RecordKind.SUMMARY:
+            payload = decode_payload(data, offset, record)
+            if not isinstance(payload, str):
+                try:
+                    begin = decode_summary(payload).first_segment
+                except WireError as error:
+                    raise CorruptLog(last, offset, str(error)) from None
+        offset += record.record_bytes
+    if not begin:
+        raise CorruptLog(last, SEGMENT_HEADER_BYTES, "the segment's summary is damaged")
+    return begin
 
 
 def _check_place(
@@ -146,24 +185,12 @@ def _check_place(
         )
 
 
-def _segments(directory: Path, names: list[str]) -> list[Path]:
-    """The segments' paths in order, none missing between them."""
-    numbers = sorted(number for name in names if (number := segment_number(name)) is not None)
+def _segments(directory: Path, numbers: list[int]) -> list[Path]:
+    """The segments' paths, none missing between them."""
     for expected, number in enumerate(numbers, start=numbers[0] if numbers else 1):
         if number != expected:
             raise CorruptLog(directory / segment_name(expected), 0, "the file is missing")
     return [directory / segment_name(number) for number in numbers]
-
-
-def _check_beginning(first: Path, log: Log) -> None:
-    """Raise CorruptLog unless the segments before the first one were deleted by us."""
-    number = log.state.segments[0].number
-    if number > log.state.first_segment:
-        raise CorruptLog(
-            first.with_name(segment_name(number - 1)),
-            0,
-            f"the file is missing, and only those before {segment_name(log.state.first_segment)} may be",
-        )
 
 
 def _read_segment(data: bytes, header: SegmentHeader, path: Path, log: Log) -> tuple[int, int, str]:
@@ -232,20 +259,17 @@ def _add_batch(record: RecordHeader, base: LogBase | None, payload: bytes, log: 
     return None
 
 
-def _cut(
-    file: File,
-    data: bytes,
-    header: SegmentHeader,
-    path: Path,
-    offset: int,
-    broken: str,
-    log: Log,
-    durable_index: Index,
-) -> None:
-    """Make the last segment end at ``offset``: refuse if that is corruption, overwrite a torn write."""
+def _check_end(data: bytes, header: SegmentHeader, path: Path, offset: int, broken: str) -> None:
+    """Rule 1, in the last segment, where reading ended at ``offset`` for the reason ``broken``."""
     behind = find_header(data, offset + ALIGNMENT, header.salt)
     if behind is not None:
         raise CorruptLog(path, offset, f"{broken}, with a valid record behind it at {behind}")
+
+
+def _cut(
+    file: File, data: bytes, path: Path, offset: int, broken: str, log: Log, durable_index: Index
+) -> None:
+    """Make the last segment end at ``offset``: refuse if that is corruption, overwrite a torn write."""
     garbage = _end_of_data(data, offset) - offset
     known = max(log.state.commit_index, durable_index) if garbage else durable_index
     if known > log.state.last.index:

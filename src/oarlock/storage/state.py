@@ -9,9 +9,9 @@ begun: then all entries that are still needed are in it or behind it. Except whe
 some of those entries before: the segment's summary then names a last entry that is none any more. Such a
 segment never becomes the first one; the next can.
 
-**Is a file missing, or was it dropped?** A summary also says which is the first segment that has to be there.
-Before the first file is deleted, one that says so is durable, so a log that begins later than its summaries
-allow has lost a file.
+**Is a file missing, or was it dropped?** A summary also says with which segment the log begins. One that says
+so is durable before the first file is deleted. So whatever of the files before that segment is still there
+after a crash means nothing, and any file that is missing from it on is lost.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Summary(NamedTuple):
     last: LogBase
     """The log's last entry."""
     first_segment: int
-    """Segments from this one on have to be there; those before it may have been deleted."""
+    """The log begins with it: those before it may have been deleted."""
 
 
 @dataclass

@@ -100,14 +100,13 @@ class LogWriter:
         oldest = state.segments[0].number
         if needed == oldest or not self._allow_beginning_with(needed):
             return False
-        # Each deletion is durable before the next: what a power cut leaves has no holes.
+        # Not synced: should it come back after a power cut, it is deleted then.
         self._files.remove(self._directory / segment_name(oldest))
-        self._files.sync_dir(self._directory)
         del state.segments[0]
         return needed > oldest + 1
 
     def _allow_beginning_with(self, number: int) -> bool:
-        """Have a durable record which says that segments before this one may be missing."""
+        """Have a durable record which says that the log begins with this segment."""
         if self._state.first_segment >= number:
             return True
         if self._offset + _SUMMARY_RECORD_BYTES <= self._capacity:
