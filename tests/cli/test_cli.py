@@ -10,6 +10,10 @@ import pytest
 
 from .conftest import Oarlock
 
+COMMANDS = (
+    *("serve", "put", "get", "del", "member", "move-leader", "endpoint", "doctor"),
+    *("demo", "bench", "version"),
+)
 HELP_SECONDS = 0.2
 """The design's bound for `oarlock --help`."""
 
@@ -39,11 +43,11 @@ def test_help_does_not_import_what_the_commands_need() -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
 def test_help_lists_every_command(oarlock: Oarlock, arguments: list[str]) -> None:
     _, out, err = oarlock(*arguments)
-    for command in ("serve", "put", "get", "del", "demo", "bench", "version"):
+    for command in COMMANDS:
         assert f"\n  {command} " in out + err
 
 
-@pytest.mark.parametrize("command", ["serve", "put", "get", "del", "demo", "bench", "version"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(oarlock: Oarlock, command: str) -> None:
     code, out, err = oarlock(command, "--help")
     assert (code, err) == (0, "")
