@@ -24,6 +24,7 @@ from oarlock.kv import (
     RangeResult,
     Store,
     commands,
+    environment,
     store,
 )
 from oarlock.machine.ports import Command
@@ -189,7 +190,7 @@ def test_reads_beyond_the_known_revisions_are_refused(kv: Feeder) -> None:
 
 
 def test_the_file_grows_as_far_as_it_has_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "INITIAL_MAP_BYTES", 1 << 18)
+    monkeypatch.setattr(environment, "INITIAL_MAP_BYTES", 1 << 18)
     opened = Store.open(tmp_path)
     feeder = Feeder(opened)
     feeder.put(b"first", b"1")
@@ -209,10 +210,10 @@ def test_a_full_disk_is_noticed_ahead_told_before_anything_is_changed_and_got_ov
         import resource, signal, sys
         from oarlock.errors import DiskFull
         from oarlock.etcd_pb import rpc_pb2
-        from oarlock.kv import PUT, Store, store as module
+        from oarlock.kv import PUT, Store, environment
         from oarlock.machine.ports import Command
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        module.INITIAL_MAP_BYTES = 1 << 18
+        environment.INITIAL_MAP_BYTES = 1 << 18
         store = Store.open(sys.argv[1])
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, resource.RLIM_INFINITY))
         value = bytes(20_000)
@@ -247,7 +248,7 @@ def test_a_full_disk_is_noticed_ahead_told_before_anything_is_changed_and_got_ov
 
 
 def test_hashing_in_a_thread_does_not_disturb_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "INITIAL_MAP_BYTES", 1 << 18)
+    monkeypatch.setattr(environment, "INITIAL_MAP_BYTES", 1 << 18)
     opened = Store.open(tmp_path)
     feeder = Feeder(opened)
     feeder.apply(*(put_command(b"k%d" % n, bytes(100)) for n in range(500)))
@@ -276,7 +277,7 @@ def test_growing_waits_for_one_reading_thread_not_for_all_that_queue(
     opened = Store.open(tmp_path)
     order: list[str] = []
     begun, may_end = threading.Event(), threading.Event()
-    read, reserve = store.ranges.read, store._reserve
+    read, reserve = store.ranges.read, environment.reserve
 
     def slow_read(*arguments: Any) -> RangeResult:
         order.append("read")
@@ -289,7 +290,7 @@ def test_growing_waits_for_one_reading_thread_not_for_all_that_queue(
         return reserve(path, size)
 
     monkeypatch.setattr(store.ranges, "read", slow_read)
-    monkeypatch.setattr(store, "_reserve", noted_reserve)
+    monkeypatch.setattr(environment, "reserve", noted_reserve)
     monkeypatch.setattr(store, "HOLD_OFF_SECONDS", 20.0)
     request = rpc_pb2.RangeRequest(key=b"k")
     readers = [threading.Thread(target=opened.range_in_thread, args=(request,)) for _ in range(6)]

@@ -2,7 +2,7 @@
 
 `Store` implements the `Machine` port: batches of committed commands in, results out. Semantics follow etcd
 3.5. Reading order: `records` (the layout), `scan` (walking it), `writer` (changing it), `ranges` (asking it),
-`store` (all of it together).
+`environment` (the file), `snapshot` (copying it), `store` (all of it together).
 """
 
 from oarlock.kv.commands import DELETE_RANGE, PUT

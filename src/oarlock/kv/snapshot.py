@@ -28,6 +28,8 @@ from pathlib import Path
 import lmdb
 
 from oarlock.errors import DiskFailure, StorageError
+from oarlock.kv import environment
+from oarlock.kv.environment import DATA_FILE, LOCK_FILE
 from oarlock.machine.ports import CaptureFailed
 
 PIECE_BYTES = 1 << 20
@@ -35,8 +37,6 @@ PIECE_BYTES = 1 << 20
 ROOM_BYTES = 128 << 20
 """At most so much of a prepared store's file is left free, lest it has to grow as soon as it is installed."""
 META_PAGES = 2
-DATA_FILE = "data.mdb"
-LOCK_FILE = "lock.mdb"
 
 
 class StoreCapture:
@@ -141,13 +141,11 @@ def directory_beside(path: Path) -> Path:
 def prepare(
     path: Path,
     chunks: Iterable[bytes],
-    open_env: Callable[[Path], lmdb.Environment],
     applied_index_of: Callable[[lmdb.Environment], int],
 ) -> Prepared:
     """Write what a `StoreCapture` gave to a directory beside `path`, and open it.
 
     Args:
-        open_env: how the store opens its environments. Raises `DataDirError`.
         applied_index_of: reads the store's record of where it stands. Raises `DataDirError`.
 
     Raises:
@@ -155,8 +153,7 @@ def prepare(
     """
     directory = directory_beside(path)
     try:
-        if directory.exists():
-            shutil.rmtree(directory)
+        environment.clear(directory)
         directory.mkdir(mode=0o700, parents=True)
         written = 0
         with (directory / DATA_FILE).open("xb", buffering=0) as file:
@@ -164,7 +161,7 @@ def prepare(
             for chunk in chunks:
                 written += _write_all(file.fileno(), chunk)
             os.ftruncate(file.fileno(), written + min(written // 2, ROOM_BYTES))
-        env = open_env(directory)
+        env = environment.open_at(directory)
     except OSError as error:
         shutil.rmtree(directory, ignore_errors=True)
         raise StorageError(f"{directory}: cannot store the snapshot: {error}") from error

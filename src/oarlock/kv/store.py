@@ -21,9 +21,7 @@ write ever waits for it.
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 import struct
 import threading
 import zlib
@@ -37,19 +35,18 @@ import lmdb
 from oarlock.errors import DataDirError, DiskFailure, DiskFull, StorageError, invariant
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.kv import commands as log_commands
-from oarlock.kv import ranges
+from oarlock.kv import environment, ranges
+from oarlock.kv.environment import DATA_FILE
 from oarlock.kv.errors import Compacted, FutureRevision, KvError
-from oarlock.kv.records import MAX_STORED_KEY, revision_key
+from oarlock.kv.records import revision_key
 from oarlock.kv.results import RangeResult
 from oarlock.kv.scan import Index
-from oarlock.kv.snapshot import DATA_FILE, Prepared, StoreCapture, directory_beside, prepare
+from oarlock.kv.snapshot import Prepared, StoreCapture, directory_beside, prepare
 from oarlock.kv.writer import Writer
 from oarlock.machine.ports import CaptureFailed, Command
 
 FORMAT = 1
 """Version of the layout in `oarlock.kv.records`. A store of another version is refused, not guessed at."""
-INITIAL_MAP_BYTES = 16 << 20
-"""Small enough for a demonstration on a laptop, large enough for about 40,000 small keys."""
 LARGEST_GROWTH_BYTES = 256 << 20
 """The map doubles up to steps of this size: small stores grow quickly, large ones reserve little in vain."""
 MOST_HEADROOM_BYTES = 64 << 20
@@ -59,8 +56,6 @@ HOLD_OFF_SECONDS = 0.2
 FIRST_REVISION = 1
 """The revision of an empty store, as in etcd: the first put makes revision 2."""
 
-_HEAD_BYTES = 2 << 16
-"""Both of LMDB's meta pages, whatever the page size."""
 _STATE = b"state"
 _state = struct.Struct(">IQQQ")
 _EMPTY_STATE = _state.pack(FORMAT, 0, FIRST_REVISION, 0)
@@ -113,11 +108,11 @@ class Store:
         """
         path = Path(path)
         try:
-            _clear(directory_beside(path))
+            environment.clear(directory_beside(path))
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
-        env = _open_env(path)
+        env = environment.open_at(path)
         try:
             return cls(path, env)
         except lmdb.Error as error:
@@ -131,7 +126,7 @@ class Store:
     def destroy(path: Path | str) -> None:
         """Remove the store in `path`, if there is one, so that the next `open` starts an empty one."""
         for directory in (Path(path), directory_beside(Path(path))):
-            _clear(directory)
+            environment.clear(directory)
 
     def close(self) -> None:
         """Sync to disk and release everything. Idempotent.
@@ -227,7 +222,7 @@ class Store:
                 self._capture_room = min(max(2 * self._capture_room, self._headroom()), self.size)
             try:
                 size = self._map_size + max(min(self._map_size, LARGEST_GROWTH_BYTES), at_least)
-                size = _reserve(self.path / DATA_FILE, size)
+                size = environment.reserve(self.path / DATA_FILE, size)
                 self._env.set_mapsize(size)
                 self._map_size = size
             except (lmdb.Error, OSError) as error:
@@ -283,7 +278,7 @@ class Store:
         """
         if self._prepared is not None:
             self._prepared.drop()
-        self._prepared = prepared = prepare(self.path, chunks, _open_env, self._applied_index_in)
+        self._prepared = prepared = prepare(self.path, chunks, self._applied_index_in)
         if self._closed:
             prepared.drop()
             raise StorageError(f"{self.path}: the key-value store was closed meanwhile")
@@ -431,37 +426,6 @@ def _read_state(path: Path, txn: lmdb.Transaction[bytes], meta: lmdb._Database) 
     return found
 
 
-def _open_env(path: Path) -> lmdb.Environment:
-    """An LMDB environment in directory `path`, all of its map allocated. Raises `DataDirError`,
-    `DiskFull`."""
-    env: lmdb.Environment | None = None
-    try:
-        file = path / DATA_FILE
-        _discard_unborn(file)
-        size = max(INITIAL_MAP_BYTES, file.stat().st_size if file.exists() else 0)
-        env = lmdb.open(
-            str(path),
-            map_size=size,
-            max_dbs=3,
-            sync=False,
-            metasync=False,
-            writemap=True,
-            max_spare_txns=2,
-            mode=0o600,
-        )
-        _reserve(file, size)  # LMDB takes a file with anything in it for a store: so not earlier
-        invariant(env.max_key_size() >= MAX_STORED_KEY, "this LMDB was built with shorter keys")
-        return env
-    except (lmdb.Error, OSError) as error:
-        if env is not None:
-            env.close()
-        raise DataDirError(f"{path}: cannot open the key-value store: {error}") from error
-    except BaseException:
-        if env is not None:
-            env.close()
-        raise
-
-
 def _request(command: Command) -> Any:
     """The decoded request, or the `KvError` that its bytes earned."""
     if command.request is not None:
@@ -470,35 +434,3 @@ def _request(command: Command) -> Any:
         return log_commands.decode(command.data)
     except KvError as error:
         return error
-
-
-def _clear(directory: Path) -> None:
-    if directory.exists():
-        shutil.rmtree(directory)
-
-
-def _discard_unborn(file: Path) -> None:
-    """Remove a file whose creation was cut short by a kill: it has a size, but not its first pages."""
-    if file.exists():
-        with file.open("rb") as opened:
-            head = opened.read(_HEAD_BYTES)
-        if not head.strip(b"\0"):
-            file.unlink()
-
-
-def _reserve(path: Path, size: int) -> int:
-    """Have at least `size` bytes allocated for `path`; returns the size of the file."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        before = os.fstat(fd).st_size
-        size = max(size, before)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, size)
-        return size
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            os.ftruncate(fd, before)  # it may have got half-way, and others need the space
-            raise DiskFull(f"{path}: no space left for the key-value store ({size >> 20} MiB)") from error
-        raise
-    finally:
-        os.close(fd)
