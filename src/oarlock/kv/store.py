@@ -238,7 +238,8 @@ class Store:
         """Pin the state as of `applied_index`, to be copied in a thread.
 
         It is given up if the map has to grow meanwhile (its `chunks` raise `CaptureFailed`): that is made
-        rare by growing ahead, here, and rarer by each time that it happened."""
+        rare by growing ahead, here, and rarer by each time that it happened.
+        """
         invariant(not self._closed, "the store is closed")
         self._captures = [capture for capture in self._captures if capture.open]
         lacking = self._headroom() + self._capture_room - (self._map_size - self.size)

@@ -4,7 +4,8 @@ Most people want `StateMachine` with `command` and `query`. A machine that wants
 key-value store does, implements `Machine` instead.
 
 Reading order: `declare` (what users write), `ports` (what the runtime drives), `adapter` (the one behind the
-other), `sessions` (commands that are executed once), `snapshot` (the state as bytes)."""
+other), `sessions` (commands that are executed once), `snapshot` (the state as bytes).
+"""
 
 from oarlock.machine.adapter import MachineAdapter
 from oarlock.machine.declare import StateMachine, command, encode_call, query, run_query

@@ -97,8 +97,7 @@ class MachineAdapter:
             return error
 
     def _execute(self, call: Call) -> tuple[Spec, Any]:
-        """Call the method. Raises `CommandFailed`: equal on every member, as it follows from command and
-        state."""
+        """Call the method. Raises `CommandFailed`."""
         try:
             function = self._commands.get(call.name)
             if function is None:
@@ -108,6 +107,7 @@ class MachineAdapter:
         except (MemoryError, RecursionError):
             raise  # this member's trouble, not the command's outcome: it must not go on
         except Exception as error:
+            # Equal on every member, because it follows from the command and the state alone.
             raise _failure(error) from error
 
     # ---- Sessions

@@ -11,10 +11,9 @@ How to use it, for `oarlock.embed` (all bytes go through `Runtime.submit(..., re
 1. ``encode_open(timeout_ms)`` → the result is the session's id. An open that is repeated, because its outcome
    was unknown, opens a second session; the first is never used and expires.
 2. ``encode_call(Machine.method, args, kwargs, session=id, serial=n, lowest=m)`` → the method's result.
-Serials
-   count from 1; several may be on their way at once and arrive in any order. `lowest` is the lowest serial
-   without an answer, this one included: outcomes below it are forgotten. A repeated call carries its serial
-   again, and may carry a higher `lowest`. Not more than `OUTSTANDING_MAX` at once: beyond, results are
+   Serials count from 1; several may be on their way at once and arrive in any order. `lowest` is the lowest
+   serial without an answer, this one included: outcomes below it are forgotten. A repeated call carries its
+   serial again, and may carry a higher `lowest`. Not more than `OUTSTANDING_MAX` at once: beyond, results are
    `Busy`, and a `Busy` stays the outcome of its serial.
 3. ``encode_keep_alive(id)`` about three times per timeout, if nothing else is sent. Commands keep alive too.
 4. ``encode_close(id)`` at the end.
@@ -27,7 +26,8 @@ gone.
 **Bounds.** Commands must leave every member in the same state, so refusals depend on the log alone, never on
 a member's memory. Too many sessions: opening another gives `Busy`; those that exist are not hurt. Too many
 outcomes in one session, or too many bytes of them: `Busy` without executing, which is remembered as the
-outcome; a client that goes on all the same loses its session."""
+outcome; a client that goes on all the same loses its session.
+"""
 
 from __future__ import annotations
 
@@ -166,8 +166,7 @@ class Sessions:
         self.now = 0
         """The cluster's clock as of the last command, in milliseconds. Never falls."""
         self._due: list[tuple[int, int]] = []
-        """A heap with (a time not after its `last`, id) once for each session, and leftovers of closed
-        ones."""
+        """A heap: (a time not after its `last`, id) once for each session, and leftovers of closed ones."""
 
     def __len__(self) -> int:
         return len(self._sessions)

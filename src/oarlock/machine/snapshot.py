@@ -1,9 +1,9 @@
 """A state machine's state as bytes and back: its two methods `snapshot` and `restore`, and the sessions.
 
 The state is encoded at once, when it is captured, although a thread would wait for the result anyway: the
-encoder does not let go of the interpreter, so a thread would hold up the loop just as long (measured: the
-figures are in ``docs/guide/embed.md``), and the user would have to make a copy first, which takes about as
-long again, or forget it, and have members that differ.
+encoder does not let go of the interpreter, so a thread would hold up the loop just as long (figures are in
+``docs/guide/embed.md``), and the user would have to make a copy first, or forget it and have members that
+differ.
 """
 
 from __future__ import annotations
