@@ -62,12 +62,8 @@ async def status_with(transport: TcpTransport, node_id: int, **expected: Any) ->
 
 
 class TestContract(TransportSuite):
-    def __init__(self) -> None:
-        self.made: list[TcpTransport] = []
-
     async def make(self, cluster_id: int, node_id: int) -> TcpTransport:
-        self.made.append(await started(cluster_id, node_id))
-        return self.made[-1]
+        return await started(cluster_id, node_id)
 
     def member(self, transport: TcpTransport, node_id: int) -> Member:
         return member_of(transport)
@@ -78,13 +74,18 @@ SUITE = sorted(name for name in vars(TransportSuite) if name.startswith("test_")
 
 @pytest.mark.parametrize("name", SUITE)
 def test_contract_holds_on_uvloop(name: str) -> None:
-    contract = TestContract()
+    made: list[TcpTransport] = []
+
+    class Contract(TestContract):
+        async def make(self, cluster_id: int, node_id: int) -> TcpTransport:
+            made.append(await started(cluster_id, node_id))
+            return made[-1]
 
     async def main() -> None:
         try:
-            await getattr(contract, name)()
+            await getattr(Contract(), name)()
         finally:  # uvloop hangs at its end if a test that failed left a server open
-            for transport in contract.made:
+            for transport in made:
                 await transport.close()
 
     uvloop.run(main())

@@ -205,7 +205,7 @@ anything = st.recursive(
     | st.text(max_size=5)
     | st.binary(max_size=5),
     lambda inner: st.lists(inner, max_size=9) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=20,
+    max_leaves=10,
 )
 
 

@@ -68,7 +68,7 @@ async def ask_to_join(
             async with asyncio.timeout(timeout):
                 answer = await _ask(address, join, ssl_client)
         except TimeoutError as error:
-            answers.append(f"{address}: {error or f'no answer within {timeout:g} s'}")
+            answers.append(f"{address}: {str(error) or f'no answer within {timeout:g} s'}")
         except (OSError, WireError) as error:
             answers.append(f"{address}: {error}")
         else:
@@ -90,6 +90,8 @@ def invitation_for(configuration: Configuration, cluster_id: int, join: Join) ->
         urls = {_normal(url) for url in join.peer_urls}
     except UsageError as error:
         return Refusal(str(error)[:REASON_CHARACTERS_MAX])
+    if not urls and not join.name:
+        return Refusal("it gives neither a peer URL nor a name by which it could be known")
     if urls:
         who = f"the peer URL {min(urls)}"
         found = [member for member in configuration.members if not urls.isdisjoint(_urls_of(member))]
