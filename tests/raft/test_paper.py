@@ -31,52 +31,8 @@ from oarlock.raft.raft import Raft
 from oarlock.raft.roles import Role
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState
 
+from .alone import core, elected, established, reads, sent
 from .stage import Stage
-
-
-def core(
-    *terms: int, term: int = 0, vote: int = 0, commit: int = 1, size: int = 3, seed: int = 1, **settings: Any
-) -> Raft:
-    """Member 1, restarted with a log of these terms behind the configuration entry (term 1)."""
-    _, first = bootstrap(Configuration(voters=tuple(range(1, size + 1))))
-    entries = (*first, *(Entry(index, t) for index, t in enumerate(terms, 2)))
-    return Raft(
-        Config(id=1, election_timeout=1.0, heartbeat_interval=0.2, **settings),
-        HardState(term or entries[-1].term, vote, commit),
-        entries,
-        random=random.Random(seed),
-        now=0.0,
-        applied_index=commit,
-    )
-
-
-def sent(raft: Raft, *, store: bool = True) -> list[Any]:
-    """All messages that go out; with `store`, as if every disk write were done at once."""
-    messages: list[Any] = []
-    while (ready := raft.ready()) is not None:
-        messages += ready.messages
-        if store:
-            messages += ready.messages_after_stored
-            raft.stored(ready.number)
-        if ready.committed:
-            raft.applied(ready.committed[-1].index)
-    return messages
-
-
-def elected(*terms: int, **settings: Any) -> Raft:
-    """Member 1 as the leader of the term after its last, with its no-op sent and not yet acknowledged."""
-    raft = core(*terms, **settings)
-    raft.timeout(raft.deadline)
-    sent(raft)
-    voters = [peer for peer in raft.configuration.voters if peer != 1]
-    for peer in voters:
-        raft.step(PreVoteReply(raft.term + (raft.role is Role.PRE_CANDIDATE), peer, 1, True), raft.now)
-    sent(raft)
-    for peer in voters:
-        raft.step(RequestVoteReply(raft.term, peer, 1, True), raft.now)
-    assert raft.role is Role.LEADER
-    return raft
-
 
 # ── F2: state, 3.8: persistence ───────────────────────────────────────────────────────────────────
 
@@ -571,25 +527,6 @@ def test_4_2_3_who_hears_a_leader_ignores_rivals_for_an_election_timeout(kind: A
 
 
 # ── 6.4: ReadIndex ────────────────────────────────────────────────────────────────────────────────
-
-
-def established() -> Raft:
-    """A leader of three that has committed its no-op, index 2 of term 2."""
-    raft = elected()
-    sent(raft)
-    for peer in (2, 3):
-        raft.step(AppendEntriesReply(2, peer, 1, True, 2, 1), raft.now)
-    sent(raft)
-    assert raft.commit_index == 2
-    return raft
-
-
-def reads(raft: Raft) -> list[tuple[int, int]]:
-    confirmed: list[tuple[int, int]] = []
-    while (ready := raft.ready()) is not None:
-        confirmed += [(state.context, state.index) for state in ready.reads]
-        raft.stored(ready.number)
-    return confirmed
 
 
 def test_6_4_a_read_is_confirmed_by_a_round_that_began_after_it() -> None:

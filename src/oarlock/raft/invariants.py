@@ -86,7 +86,7 @@ def check(raft: Raft) -> None:
     last, commit = log.last_index, raft.commit_index
     if log.base_index > min(raft.commit_index, log.stored_index):
         _broken(raft, "nothing is dropped that is not both committed and stored")
-    if log.base_index > raft.applied_index and raft.outbox.install is None:
+    if log.base_index > raft.applied_index and not raft.installing:
         _broken(raft, "nothing is dropped that was not applied, but for a snapshot that is being installed")
     if not (raft.applied_index <= commit <= last and log.stored_index <= last and raft.applied_index >= 0):
         _broken(raft, "applied <= commit <= last and stored <= last")

@@ -147,6 +147,8 @@ class Raft:
         self.fetching: InstallSnapshot | None = None
         """The snapshot that the driver was asked to fetch."""
         self.fetched_bytes = 0
+        self.installing: Index = 0
+        """The snapshot that the state machine's state is being replaced by; 0 if there is none."""
 
         self._random = random
         self.trace = trace
@@ -445,6 +447,8 @@ class Raft:
             f"index {index} was reported as applied but not handed out, or twice",
         )
         self.applied_index = index
+        if index >= self.installing:
+            self.installing = 0
         snapshots.trim(self)
 
     def ready(self) -> Ready | None:
@@ -589,6 +593,7 @@ class Raft:
             storing.last_index = 0  # what is being written is of a log that is gone
         self._next_to_store = self._next_to_apply = snapshot.index + 1
         self.outbox.install = snapshot
+        self.installing = snapshot.index
         if self.trace is not None:
             self.trace(trace.SnapshotInstalled(self.id, snapshot.index, snapshot.term))
         self._configuration_changed()
