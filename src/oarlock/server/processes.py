@@ -172,8 +172,11 @@ class MemberProcess:
             return ""
         return "\n".join(f"    {self.name}: {line}" for line in text.splitlines()[-lines:])
 
-    async def wait_ready(self, timeout: float = 20.0) -> None:
-        """Wait until it answers `/health` with 200: it knows a leader and serves.
+    async def wait_ready(self, timeout: float = 20.0, page: str = "/health") -> None:
+        """Wait until it answers `page` with 200.
+
+        Args:
+            page: ``/health``: it knows a leader and serves; ``/readyz``: and has caught up (not on etcd 3.5).
 
         Raises:
             ProcessError: it ended, or the time is up.
@@ -182,7 +185,7 @@ class MemberProcess:
         while True:
             if not self.running:
                 raise ProcessError(f"member {self.name} ended while starting\n{self.log_tail()}")
-            if await http_status(self.client_port, "/health") == 200:
+            if await http_status(self.client_port, page) == 200:
                 return
             if time.monotonic() > deadline:
                 raise ProcessError(f"member {self.name} was not ready after {timeout:g} s\n{self.log_tail()}")

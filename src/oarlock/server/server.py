@@ -197,7 +197,9 @@ class Server:
             StorageError: the log or the store could not be closed properly.
         """
         if self._replica is not None and not self._stopping and not self._replica.failed.done():
-            await self._replica.hand_over()
+            successor = await self._replica.hand_over()
+            if successor:
+                log.info("handed leadership over to %x", successor)
         self._stopping = True
         await self._opened.aclose()
 
