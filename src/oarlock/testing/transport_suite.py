@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from random import Random
 from typing import Any, Protocol
 
 from oarlock.errors import SnapshotUnavailable
@@ -149,7 +150,7 @@ class ShelfReader:
 
 def pattern(size: int) -> bytes:
     """Bytes of which no two places look alike."""
-    return b"".join(number.to_bytes(8, "big") for number in range(size // 8 + 1))[:size]
+    return Random(size).randbytes(size)
 
 
 def probe(sender: int, to: int, number: int) -> PreVote:
