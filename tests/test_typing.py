@@ -34,6 +34,11 @@ async def use(replica: oarlock.Replica[Counter]) -> None:
     await replica.submit(Counter.add, 5, note="x")
     await replica.submit(Counter.add, amount=5)
     await replica.within(0.5).submit(Counter.add, 5)
+    value = await replica.stale(0.5).query(Counter.read)
+    async with await replica.session() as session:
+        total = await session.submit(Counter.add, 5, note="x")
+        await session.submit(Counter.add, "5")  # E: arg-type
+        await session.submit(Other.act)  # E: arg-type
     replica.machine.value
 
     await replica.submit(Counter.add, "5")  # E: arg-type
@@ -53,7 +58,7 @@ async def assemble() -> None:
         total: int = await replica.submit(Counter.add, 5)
         await replica.submit(Other.act)  # E: arg-type
     oarlock.Replica(object(), name="a", data_dir="d", initial_cluster=peers)  # E: type-var
-    oarlock.Replica(Counter(), name="a", data_dir="d")  # E: call-arg
+    oarlock.Replica(Counter(), name="a", initial_cluster=peers)  # E: call-arg
 """
 
 

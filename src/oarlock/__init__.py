@@ -14,11 +14,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from oarlock.embed import Replica
+    from oarlock.embed import MemberInfo, Replica
     from oarlock.errors import (
         Busy,
+        ChangeReason,
+        ChangeRefused,
         CommandFailed,
         CorruptLog,
+        CorruptSnapshot,
         DataDirError,
         DiskFailure,
         DiskFull,
@@ -27,22 +30,28 @@ if TYPE_CHECKING:
         OutcomeUnknown,
         RequestError,
         RequestTimeout,
+        SessionExpired,
         Stopped,
         StorageError,
         UsageError,
     )
     from oarlock.machine import StateMachine, command, query
-    from oarlock.replica import RuntimeLimits
+    from oarlock.replica import RuntimeLimits, SnapshotPolicy, Status
+    from oarlock.session import Session
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Busy",
+    "ChangeReason",
+    "ChangeRefused",
     "CommandFailed",
     "CorruptLog",
+    "CorruptSnapshot",
     "DataDirError",
     "DiskFailure",
     "DiskFull",
+    "MemberInfo",
     "NotLeader",
     "OarlockError",
     "OutcomeUnknown",
@@ -50,7 +59,11 @@ __all__ = [
     "RequestError",
     "RequestTimeout",
     "RuntimeLimits",
+    "Session",
+    "SessionExpired",
+    "SnapshotPolicy",
     "StateMachine",
+    "Status",
     "Stopped",
     "StorageError",
     "UsageError",
@@ -60,9 +73,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "MemberInfo": "oarlock.embed",
     "Replica": "oarlock.embed",
     "RuntimeLimits": "oarlock.replica",
+    "Session": "oarlock.session",
+    "SnapshotPolicy": "oarlock.replica",
     "StateMachine": "oarlock.machine",
+    "Status": "oarlock.replica",
     "command": "oarlock.machine",
     "query": "oarlock.machine",
 }

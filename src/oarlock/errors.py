@@ -77,7 +77,7 @@ class CorruptLog(StorageError):
 
 
 class CorruptSnapshot(StorageError):
-    """A stored snapshot is damaged, or what it holds makes no sense to the state machine. Nothing was changed.
+    """A stored snapshot is damaged, or means nothing to the state machine. Nothing was changed.
 
     Attributes:
         path: the damaged file.
