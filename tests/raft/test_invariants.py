@@ -24,6 +24,11 @@ def cluster() -> Stage:
     return stage
 
 
+def drop_unapplied(raft: Raft) -> None:
+    raft.log.compact(3)
+    raft.applied_index = 2
+
+
 STATES: dict[str, tuple[int, Callable[[Raft], object], str]] = {
     "commit beyond the log": (2, lambda raft: setattr(raft.log, "commit_index", 9), "commit <= last"),
     "applied beyond commit": (2, lambda raft: setattr(raft, "applied_index", 4), "applied <= commit"),
@@ -63,6 +68,12 @@ STATES: dict[str, tuple[int, Callable[[Raft], object], str]] = {
         lambda raft: setattr(raft.progress[2], "match_index", 4),
         "match < next <= last",
     ),
+    "something dropped that is not committed": (
+        2,
+        lambda raft: setattr(raft.log, "base_index", 9),
+        "not both committed and stored",
+    ),
+    "something dropped that was not applied": (2, drop_unapplied, "dropped that was not applied"),
     "next beyond the log": (
         1,
         lambda raft: setattr(raft.progress[2], "next_index", 5),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from oarlock.errors import InvariantViolated, StorageError
 from oarlock.raft.log import RaftLog
-from oarlock.raft.types import Entry
+from oarlock.raft.types import Entry, LogBase
 
 
 def entries(*terms: int, first: int = 1, size: int = 0) -> list[Entry]:
@@ -144,3 +144,126 @@ def test_up_to_date_compares_the_last_term_and_then_the_length(
 def test_bytes_between_counts_both_ends() -> None:
     assert RaftLog(entries(1, 1, 1, size=5), 0).bytes_between(2, 3) == 10
     assert RaftLog(entries(1, 1, 1, size=5), 0).bytes_between(3, 2) == 0
+
+
+# ── behind a base ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_log_that_begins_later_knows_the_term_of_its_base_and_nothing_before() -> None:
+    log = RaftLog(entries(3, 4, first=8), 0, LogBase(7, 2))
+    assert (log.first_index, log.last_index, log.last_term) == (8, 9, 4)
+    assert [log.term_at(index) for index in (6, 7, 8, 9, 10)] == [None, 2, 3, 4, None]
+    assert log.commit_index == 7, "what was dropped was committed"
+    empty = RaftLog((), 0, LogBase(7, 2))
+    assert (empty.last_index, empty.last_term, empty.stored_index) == (7, 2, 7)
+
+
+def test_a_stored_log_that_does_not_follow_its_base_is_refused() -> None:
+    for wrong in (entries(3, first=9), entries(1, first=8)):
+        with pytest.raises(StorageError, match="does not hold together"):
+            RaftLog(wrong, 0, LogBase(7, 2))
+
+
+def test_what_is_not_committed_or_not_stored_is_not_dropped() -> None:
+    log = RaftLog(entries(1, 1, 1), 2)
+    with pytest.raises(InvariantViolated, match="still needed"):
+        log.compact(3)
+    log.append(entries(1, first=4))
+    log.commit_index = 4
+    with pytest.raises(InvariantViolated, match="still needed"):
+        log.compact(4)
+    log.compact(3)
+    log.compact(1)  # long gone
+    assert log.base_index == 3
+
+
+def test_what_was_dropped_cannot_be_read() -> None:
+    log = RaftLog(entries(1, 1, 1), 3)
+    log.compact(2)
+    for read in (lambda: log.entry(2), lambda: log.slice(2, 3), lambda: log.batch(2, 3, 10)):
+        with pytest.raises(InvariantViolated):
+            read()
+
+
+def test_a_snapshot_that_is_not_ahead_does_not_restart_the_log() -> None:
+    log = RaftLog(entries(1, 1, 1), 3)
+    with pytest.raises(InvariantViolated, match="ahead"):
+        log.restart(LogBase(3, 1))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 4), st.integers(0, 3)),
+        st.tuples(st.just("truncate"), st.integers(1, 30), st.just(0)),
+        st.tuples(st.just("store"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("commit"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("compact"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("restart"), st.integers(1, 40), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS)
+def test_a_log_behind_a_base_answers_like_a_list_of_all_that_ever_was(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    """The model drops nothing: it is a list from index 0 on, and remembers where the log begins."""
+    log = RaftLog((), 0)
+    model = [Entry(0, 0)]
+    base = 0
+    for verb, number, term_step in steps:
+        last = len(model) - 1
+        if verb == "append":
+            new = entries(*[model[-1].term + term_step] * number, first=last + 1, size=number)
+            log.append(new)
+            model += new
+        elif verb == "truncate" and log.commit_index < number <= last:
+            log.truncate(number)
+            del model[number:]
+        elif verb == "store":
+            log.stored_index = max(log.stored_index, min(number, last))
+        elif verb == "commit":
+            log.commit_index = max(log.commit_index, min(number, last))
+        elif verb == "compact" and number <= min(log.commit_index, log.stored_index):
+            log.compact(number)
+            base = max(base, number)
+        elif verb == "restart" and number > log.commit_index:
+            log.restart(LogBase(number, model[-1].term + 1))
+            model += [Entry(index, 0) for index in range(len(model), number)]
+            model[number:] = [Entry(number, model[last].term + 1)]
+            base = number
+        compare(log, model, base)
+
+
+def compare(log: RaftLog, model: list[Entry], base: int) -> None:
+    last = len(model) - 1
+    assert (log.base_index, log.last_index, log.last_term) == (base, last, model[-1].term)
+    assert base <= min(log.commit_index, log.stored_index) <= max(log.commit_index, log.stored_index) <= last
+    assert log.slice(base + 1, last) == tuple(model[base + 1 :])
+    assert log.bytes == sum(len(entry.data) for entry in model[base + 1 :])
+    for index in range(last + 3):
+        expected = model[index].term if base <= index <= last else None
+        assert log.term_at(index) == expected
+    for index in range(base + 1, last + 1):
+        assert log.entry(index) is model[index]
+        assert log.batch(index, last, 5)[0] == log.slice(index, index + len(log.batch(index, last, 5)[0]) - 1)
+        assert log.first_conflict(tuple(model[index:])) == (last - index + 1, False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 20), max_size=30), st.integers(0, 30), st.integers(0, 10), st.integers(1, 100))
+def test_surplus_leaves_as_much_as_is_kept_and_goes_no_further_than_it_must(
+    sizes: list[int], limit: int, entries_kept: int, bytes_kept: int
+) -> None:
+    log = RaftLog([Entry(index, 1, data=b"x" * size) for index, size in enumerate(sizes, 1)], len(sizes))
+
+    def small(index: int) -> bool:
+        left = sizes[index:]
+        return len(left) <= entries_kept and sum(left) <= bytes_kept
+
+    index = log.surplus(limit, entries_kept, bytes_kept)
+    assert index <= max(limit, 0)
+    assert small(index) or index == min(limit, len(sizes))
+    assert index == 0 or not small(index - 1)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from oarlock.errors import InvariantViolated
 from oarlock.raft.config import Config
-from oarlock.raft.progress import Progress, ProgressState
+from oarlock.raft.progress import TRANSITIONS, Progress, ProgressState
+from oarlock.raft.types import Configuration, Snapshot, StoredSnapshot
 
 CONFIG = Config(id=1, inflight_messages_max=2, inflight_bytes_max=100)
 
@@ -74,3 +78,41 @@ def test_replicating_begins_right_after_what_is_matched() -> None:
     progress.acknowledged(20)
     progress.become_replicate()
     assert progress.next_index == 21
+
+
+def test_who_needs_a_snapshot_gets_no_entries() -> None:
+    progress = replicating()
+    progress.sent(6, 10)
+    progress.become_snapshot()
+    assert not progress.may_send(CONFIG)
+    assert (progress.inflight_messages, progress.inflight_bytes) == (0, 0)
+
+
+def test_a_snapshot_that_arrived_is_followed_by_what_comes_behind_it() -> None:
+    progress = Progress(5, 0.0)
+    progress.become_snapshot()
+    progress.snapshot = StoredSnapshot(Snapshot(9, 2, Configuration(voters=(1,))), 100, 0)
+    progress.received = 70
+    progress.acknowledged(9)
+    progress.become_replicate()
+    assert (progress.match_index, progress.next_index) == (9, 10)
+    assert (progress.snapshot, progress.received) == (None, 0)
+    assert progress.may_send(CONFIG)
+
+
+def test_the_state_changes_as_the_table_says_and_in_no_other_way() -> None:
+    become = {
+        ProgressState.PROBE: lambda progress: progress.become_probe(3),
+        ProgressState.REPLICATE: lambda progress: progress.become_replicate(),
+        ProgressState.SNAPSHOT: lambda progress: progress.become_snapshot(),
+    }
+    for start in ProgressState:
+        for end in ProgressState:
+            progress = Progress(5, 0.0)
+            progress.state = start
+            if end in TRANSITIONS[start]:
+                become[end](progress)
+                assert progress.state is end
+            else:
+                with pytest.raises(InvariantViolated, match="no way from"):
+                    become[end](progress)

@@ -18,6 +18,7 @@ import enum
 import math
 from collections import deque
 
+from oarlock.errors import invariant
 from oarlock.raft.config import Config
 from oarlock.raft.types import Index, StoredSnapshot
 
@@ -26,6 +27,14 @@ class ProgressState(enum.Enum):
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"
+
+
+TRANSITIONS: dict[ProgressState, tuple[ProgressState, ...]] = {
+    ProgressState.PROBE: (ProgressState.PROBE, ProgressState.REPLICATE, ProgressState.SNAPSHOT),
+    ProgressState.REPLICATE: (ProgressState.PROBE, ProgressState.SNAPSHOT),
+    ProgressState.SNAPSHOT: (ProgressState.REPLICATE,),
+}
+"""Where each state may go. Nothing but the `become_*` methods changes it, and they hold this table."""
 
 
 class CatchUp:
@@ -145,6 +154,7 @@ class Progress:
         self._become(ProgressState.SNAPSHOT, self.next_index)
 
     def _become(self, state: ProgressState, next_index: Index) -> None:
+        invariant(state in TRANSITIONS[self.state], f"no way from {self.state.value} to {state.value}")
         self.state = state
         self.next_index = next_index
         self.probe_sent = False
