@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -65,14 +67,18 @@ async def test_a_data_directory_in_use(tmp_path: Path, ports: PortReservation) -
         assert str(tmp_path / "m1") in line
 
 
-async def test_a_data_directory_of_another_cluster(tmp_path: Path, ports: PortReservation) -> None:
+async def test_a_data_directory_of_another_cluster_decides_and_that_is_told(tmp_path: Path) -> None:
+    """As in etcd. Flags from the beginning need not be true any more, once members came and went."""
     async with ProcessCluster(tmp_path, size=1) as cluster:
         member = cluster.members[0]
+        identity = json.loads((tmp_path / "m1" / "IDENTITY").read_text())
         assert member.terminate() == 0
-        command = [flag for flag in member.command if flag not in OARLOCK]
-        line = refusal(serve(tmp_path, *command, "--initial-cluster-token", "another"))
-        assert "belongs to cluster" in line
-        assert str(tmp_path / "m1") in line
+        member.command += ["--initial-cluster-token", "another"]
+        member.start()
+        await member.wait_ready()
+        (line,) = [line for line in member.log_tail(100).splitlines() if "WARNING" in line]
+        assert f"m1 belongs to member {identity['member_id']} of cluster {identity['cluster_id']}" in line
+        assert "the data decide" in line
 
 
 def test_an_unknown_member_name(tmp_path: Path) -> None:
@@ -108,15 +114,28 @@ def test_flags_that_cannot_be(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("volume", ["missing", "empty"])
-def test_a_new_member_that_claims_to_be_an_old_one(
-    tmp_path: Path, ports: PortReservation, volume: str
-) -> None:
-    """Its votes and its log are lost: to begin anew under the old name could break promises."""
-    if volume == "empty":
-        (tmp_path / "default.oarlock").mkdir()
-    flags = urls(ports.take(), ports.take())
-    line = refusal(serve(tmp_path, *flags, "--initial-cluster-state", "existing"))
-    assert "default.oarlock there is no data of a member" in line
+async def test_a_member_that_lost_its_data_and_claims_to_be_an_old_one(tmp_path: Path, volume: str) -> None:
+    """Its votes and its log are lost: to go on under the old id could break promises."""
+    async with ProcessCluster(tmp_path) as cluster:
+        member = cluster.members[0]
+        member.kill()
+        shutil.rmtree(tmp_path / "m1")
+        if volume == "empty":
+            (tmp_path / "m1").mkdir()
+        command = [flag for flag in member.command if flag not in OARLOCK]
+        line = refusal(serve(tmp_path, *command, "--initial-cluster-state", "existing"))
+        assert "a voter that lost its data cannot come back" in line
+        assert not (tmp_path / "m1" / "IDENTITY").exists()
+
+
+def test_joining_without_saying_whom(tmp_path: Path) -> None:
+    line = refusal(serve(tmp_path, "--initial-cluster-state", "existing"))
+    assert "whom to ask? Give --join" in line
+
+
+def test_joining_at_no_address(tmp_path: Path, ports: PortReservation) -> None:
+    line = refusal(serve(tmp_path, *urls(ports.take(), ports.take()), "--join", "http://127.0.0.1:99999"))
+    assert "--join: cannot parse URL" in line
 
 
 async def test_a_damaged_log_is_reported_with_file_and_offset(tmp_path: Path) -> None:
@@ -135,8 +154,8 @@ async def test_a_damaged_log_is_reported_with_file_and_offset(tmp_path: Path) ->
 
 
 async def test_etcds_flags_without_meaning_are_accepted_with_a_warning(tmp_path: Path) -> None:
-    flags = ("--snapshot-count", "5000", "--auto-compaction-mode=revision", "--enable-pprof")
+    flags = ("--max-wals", "5", "--auto-compaction-mode=revision", "--enable-pprof")
     async with ProcessCluster(tmp_path, size=1, flags=flags) as cluster:
         printed = cluster.members[0].log_tail(100)
-    for flag in ("snapshot-count", "auto-compaction-mode", "enable-pprof"):
+    for flag in ("max-wals", "auto-compaction-mode", "enable-pprof"):
         assert f"--{flag} is one of etcd's flags and has no effect here" in printed

@@ -84,9 +84,16 @@ def _founding(settings: Settings, cluster_id: int, node_id: int) -> Configuratio
     if settings.join:
         return None
     configuration = initial_configuration(settings)
-    if etcd.cluster_id(configuration.voters) != cluster_id or node_id not in configuration.voters:
-        return None
-    return configuration
+    flagged = etcd.cluster_id(configuration.voters)
+    if flagged == cluster_id and node_id in configuration.voters:
+        return configuration
+    log.warning(
+        "%s belongs to member %x of cluster %x, and --initial-cluster names %s: the data decide. If members "
+        "came and went, that is as it should be; else this is another member's data",
+        *(settings.data_dir, node_id, cluster_id),
+        "other members" if flagged == cluster_id else f"cluster {flagged:x}",
+    )
+    return None
 
 
 async def ask(settings: Settings) -> Identity:
