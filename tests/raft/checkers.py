@@ -4,34 +4,54 @@
 something happens that could break it, so a check costs as much as what happened, whatever the length of the
 run:
 
-- **Election safety**: at most one leader per term, and it has the votes of a majority; one vote per voter and
-  term.
+- **Election safety**: at most one leader per term, and it has the votes of a majority of every half of its
+  configuration; one vote per voter and term.
 - **Log matching**: an entry is identified by its index and term, and so is the entry before it; by induction,
   so is the whole log up to it. Checked on every entry that any member hands to its disk.
-- **Leader completeness**: a new leader's log holds all that was committed in earlier terms.
+- **Leader completeness**: a new leader's log, or what it was trimmed behind, holds all that was committed in
+  earlier terms.
 - **State machine safety**: all members commit, and apply, the same entry at the same index, in order and
-  once.
-- **Durability**: what is committed is on the disks of a majority at that moment; what was committed is never
+  once; at equal indexes their states are equal, however they got there: by entries or by a snapshot.
+- **Durability**: what is committed is on the disks of a quorum at that moment; what was committed is never
   cut from a disk; a vote or an acknowledgement is on its sender's disk when it is sent.
+- **Membership**: committed configurations follow each other so that their majorities overlap; a snapshot
+  names the configuration that is in effect at its index, and the terms and the clock of the true history.
 - **Clients**: a command that was acknowledged stays; one that was refused never appears; none appears twice;
-  a read sees all that was committed anywhere before it began.
+  a session's command is executed once; a read sees all that was committed anywhere before it began.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from oarlock.raft.messages import AppendEntries, AppendEntriesReply, Message, RequestVote, RequestVoteReply
+from oarlock.raft.membership import decode_configuration
+from oarlock.raft.messages import (
+    AppendEntries,
+    AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+    Message,
+    RequestVote,
+    RequestVoteReply,
+)
 from oarlock.raft.raft import Raft
 from oarlock.raft.roles import Role
-from oarlock.raft.types import Entry, EntryKind, HardState, Index, NodeId, Term
+from oarlock.raft.types import Configuration, Entry, EntryKind, HardState, Index, NodeId, Snapshot, Term
+
+from .machine import Execution, Machine
 
 if TYPE_CHECKING:
-    from .cluster import Disk
+    from .disk import Disk
 
 
-_TERMS_TO_ADOPT = (AppendEntries, AppendEntriesReply, RequestVoteReply)
+_TERMS_TO_ADOPT = (
+    AppendEntries,
+    AppendEntriesReply,
+    RequestVoteReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
+)
 """Messages whose later term is adopted in any case. (A RequestVote may be ignored, a PreVote names a future
 term.)"""
 
@@ -40,27 +60,55 @@ class Violation(AssertionError):
     """A property that takes several members to see does not hold."""
 
 
+def is_quorum(configuration: Configuration, agrees: Callable[[NodeId], bool]) -> bool:
+    """Whether those who agree are a majority of every half. Written without a look at `quorum.py`."""
+    for half in (configuration.voters, configuration.outgoing):
+        if half and 2 * sum(map(agrees, half)) <= len(half):
+            return False
+    return True
+
+
+def overlaps(old: Configuration, new: Configuration) -> bool:
+    """Whether the step from `old` to `new` is one that chapter 4 allows."""
+    if old.joint:
+        return not new.joint and new.voters == old.voters
+    if new.joint:
+        return new.outgoing == old.voters
+    return len({*old.voters} ^ {*new.voters}) <= 1
+
+
 class Observer:
     """The one true history, and everything that is checked against it.
 
     Args:
-        voters: the members whose disks count.
-        disk_of: a member's disk, for the durability properties.
+        entries: what every initial member has, committed.
+        disks: every member's disk.
     """
 
-    def __init__(self, voters: Sequence[NodeId], disk_of: Callable[[NodeId], Disk]) -> None:
-        self.history: list[Entry] = []
+    def __init__(self, entries: Sequence[Entry], disks: Mapping[NodeId, Disk]) -> None:
+        self.history: list[Entry] = list(entries)
         """Every committed entry; index 1 is at 0."""
-        self.commit_terms: list[Term] = []
+        self.commit_terms: list[Term] = [entry.term for entry in entries]
         """In which term each was committed: never falls."""
+        self.configurations: list[tuple[Index, Configuration]] = [
+            (entry.index, decode_configuration(entry.data)) for entry in entries
+        ]
+        """Those that are committed."""
         self.committed_commands: dict[bytes, Index] = {}
         self.refused_commands: dict[bytes, str] = {}
         self.leaders: dict[Term, NodeId] = {}
         self.votes: dict[tuple[Term, NodeId], NodeId] = {}
         """Who voted for whom, as told to others."""
-        self._voters = voters
-        self._disk_of = disk_of
+        self.executed: dict[Execution, Index] = {}
+        """Which sessions' commands were executed, and at which index."""
+        self.installed = 0
+        self._digests: dict[Index, int] = {0: 0}
+        self._disks = disks
         self._entries: dict[tuple[Index, Term], tuple[Entry, Term]] = {}
+
+    def configuration_at(self, index: Index) -> tuple[Index, Configuration]:
+        """The committed configuration in effect at a committed index."""
+        return next(each for each in reversed(self.configurations) if each[0] <= index)
 
     # ── roles ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -69,13 +117,23 @@ class Observer:
         other = self.leaders.setdefault(raft.term, raft.id)
         if other != raft.id:
             raise Violation(f"election safety: {other} and {raft.id} both lead term {raft.term}")
-        votes = sum(1 for voter in self._voters if self.votes.get((raft.term, voter)) == raft.id)
-        if votes <= len(self._voters) // 2 and len(self._voters) > 1:
-            raise Violation(f"election safety: {raft.id} leads term {raft.term} with {votes} votes")
+        state = self._disks[raft.id].state
+        if (state.term, state.voted_for) != (raft.term, raft.id):
+            raise Violation(f"election safety: {raft.id} leads term {raft.term}, its disk holds {state}")
+        votes = {voter for (term, voter), to in self.votes.items() if (term, to) == (raft.term, raft.id)}
+        if not is_quorum(raft.configuration, lambda voter: voter in votes or voter == raft.id):
+            raise Violation(
+                f"election safety: {raft.id} leads term {raft.term} with the votes of {sorted(votes)} "
+                f"in {raft.configuration}"
+            )
         index = len(self.history)
         while index and self.commit_terms[index - 1] >= raft.term:
             index -= 1
-        if index and raft.log.term_at(index) != self.history[index - 1].term:
+        # What it dropped was committed: then its base tells as much.
+        here = max(index, raft.log.base_index)
+        if index and (
+            here > len(self.history) or raft.log.term_at(here) != (self.history[here - 1].term if here else 0)
+        ):
             raise Violation(
                 f"leader completeness: {raft.id} leads term {raft.term}, but entry {index}, "
                 f"committed in term {self.commit_terms[index - 1]}, is not in its log"
@@ -103,7 +161,10 @@ class Observer:
 
     def committing(self, raft: Raft, before: Index) -> None:
         """A member's commit index rose from `before`."""
-        for index in range(before + 1, raft.commit_index + 1):
+        base = raft.log.base_index
+        if base > before:
+            self._check_covered(raft, base, raft.log.base_term)
+        for index in range(max(before, base) + 1, raft.commit_index + 1):
             entry = raft.log.entry(index)
             if index <= len(self.history):
                 if self.history[index - 1] != entry:
@@ -113,11 +174,21 @@ class Observer:
             else:
                 self._extend(raft, entry)
 
+    def _check_covered(self, raft: Raft, index: Index, term: Term) -> None:
+        if index > len(self.history) or self.history[index - 1].term != term:
+            raise Violation(f"{raft.id}'s log begins behind ({index},{term}), which is not committed")
+
     def _extend(self, raft: Raft, entry: Entry) -> None:
-        on_disk = sum(1 for voter in self._voters if self._disk_of(voter).holds(entry))
-        if on_disk <= len(self._voters) // 2:
-            raise Violation(f"durability: {raft.id} commits {entry}, which only {on_disk} disks hold")
-        if entry.kind is EntryKind.COMMAND:
+        disks = self._disks
+        if not is_quorum(raft.configuration, lambda voter: disks[voter].holds(entry)):
+            on_disk = [node_id for node_id, disk in disks.items() if disk.holds(entry)]
+            raise Violation(
+                f"durability: {raft.id} commits {entry}, which only the disks of {on_disk} hold, "
+                f"in {raft.configuration}"
+            )
+        if entry.time < self.history[-1].time:
+            raise Violation(f"the cluster's clock falls from {self.history[-1].time} at {entry}")
+        if entry.kind is EntryKind.COMMAND and entry.data[:1].isdigit():
             if entry.data in self.refused_commands:
                 raise Violation(
                     f"a command that was refused ({self.refused_commands[entry.data]}) is committed: {entry}"
@@ -125,6 +196,11 @@ class Observer:
             if entry.data in self.committed_commands:
                 raise Violation(f"{entry} is committed twice, first at {self.committed_commands[entry.data]}")
             self.committed_commands[entry.data] = entry.index
+        elif entry.kind is EntryKind.CONFIGURATION:
+            configuration = decode_configuration(entry.data)
+            if not overlaps(self.configurations[-1][1], configuration):
+                raise Violation(f"membership: {configuration} follows {self.configurations[-1]}")
+            self.configurations.append((entry.index, configuration))
         self.history.append(entry)
         self.commit_terms.append(raft.term)
 
@@ -134,19 +210,52 @@ class Observer:
             raise Violation(f"{command!r} was refused ({how}), but is committed")
         self.refused_commands[command] = how
 
-    def applying(self, member: NodeId, applied: Sequence[Entry], entry: Entry) -> None:
-        """A state machine that holds `applied` takes one more entry."""
-        if entry.index != len(applied) + 1:
-            raise Violation(f"{member} applies entry {entry.index} after {len(applied)}")
+    # ── state machines ────────────────────────────────────────────────────────────────────────────
+
+    def applying(self, member: NodeId, applied: Index, entry: Entry) -> None:
+        """A state machine at `applied` takes one more entry."""
+        if entry.index != applied + 1:
+            raise Violation(f"{member} applies entry {entry.index} after {applied}")
         if entry.index > len(self.history) or self.history[entry.index - 1] != entry:
             raise Violation(f"state machine safety: {member} applies {entry}, which is not committed")
-        if not self._disk_of(member).holds(entry):
+        if not self._disks[member].holds(entry):
             raise Violation(f"durability: {member} applies {entry}, which is not on its own disk")
+
+    def applied(self, member: NodeId, machine: Machine, executed: Execution | None) -> None:
+        """It has taken it, and executed a command of a session."""
+        self._check_digest(member, machine)
+        if executed is not None and self.executed.setdefault(executed, machine.index) != machine.index:
+            raise Violation(
+                f"sessions: {member} executes {executed} at {machine.index}, but it was executed at "
+                f"{self.executed[executed]}"
+            )
+
+    def installs(self, member: NodeId, machine: Machine) -> None:
+        """A member's state machine was replaced by a snapshot's."""
+        self.installed += 1
+        self._check_digest(member, machine)
+
+    def _check_digest(self, member: NodeId, machine: Machine) -> None:
+        if self._digests.setdefault(machine.index, machine.digest) != machine.digest:
+            raise Violation(f"state machine safety: {member} has another state at index {machine.index}")
+
+    def snapshot_named(self, member: NodeId, snapshot: Snapshot) -> None:
+        """A member writes, or offers, this snapshot."""
+        if not 0 < snapshot.index <= len(self.history):
+            raise Violation(f"{member} names {snapshot}, which is not of committed entries")
+        last = self.history[snapshot.index - 1]
+        at = self.configuration_at(snapshot.index)
+        if (
+            snapshot.term != last.term
+            or snapshot.time < last.time
+            or (snapshot.configuration_index, snapshot.configuration) != at
+        ):
+            raise Violation(f"{member} names {snapshot}, but the last entry is {last}, the membership {at}")
 
     # ── disks and promises ────────────────────────────────────────────────────────────────────────
 
-    def written(self, member: NodeId, first: Index, cut: Sequence[Entry]) -> None:
-        """A member's disk replaced `cut`, which began at index `first`."""
+    def written(self, member: NodeId, cut: Sequence[Entry]) -> None:
+        """A member's disk lost `cut`."""
         for entry in cut:
             if entry.index <= len(self.history) and self.history[entry.index - 1] == entry:
                 raise Violation(f"durability: {member} cuts {entry}, which is committed, from its disk")
@@ -154,17 +263,21 @@ class Observer:
     def sending(self, message: Message, raft: Raft | None) -> None:
         """`raft` sends a message: if it is a promise, it has to be durable already."""
         kind = type(message)
-        if message.sender not in self._voters:
+        if message.sender not in self._disks:
             return
         if kind is AppendEntriesReply:
             if message.success:
                 self._check_acknowledgement(message, raft)
+        elif kind is InstallSnapshotReply:
+            self._check_acknowledgement(message, raft)
         elif kind is RequestVoteReply:
             if message.granted:
                 self._check_vote(message, message.to)
         elif kind is RequestVote:
             # A candidate's own vote counts in its election, and so does the log that it shows.
             self._check_vote(message, message.sender)
+        elif kind is InstallSnapshot:
+            self.snapshot_named(message.sender, message.snapshot)
 
     def _check_vote(self, message: Message, voted_for: NodeId) -> None:
         other = self.votes.setdefault((message.term, message.sender), voted_for)
@@ -172,25 +285,27 @@ class Observer:
             raise Violation(
                 f"election safety: {message.sender} votes for {other} and {voted_for} in term {message.term}"
             )
-        state: HardState = self._disk_of(message.sender).state
+        state: HardState = self._disks[message.sender].state
         # A later term on the disk is as good: this term's vote can never be cast again.
         if state.term < message.term or (state.term == message.term and state.voted_for != voted_for):
             raise Violation(f"durability: {message} is sent while the disk holds {state}")
 
-    def _check_acknowledgement(self, message: AppendEntriesReply, raft: Raft | None) -> None:
-        disk = self._disk_of(message.sender)
-        if disk.state.term > message.term:
+    def _check_acknowledgement(
+        self, message: AppendEntriesReply | InstallSnapshotReply, raft: Raft | None
+    ) -> None:
+        disk = self._disks[message.sender]
+        index = message.match_index
+        if disk.state.term > message.term or index <= disk.covered:
             return
-        if len(disk.entries) < message.match_index:
-            raise Violation(f"durability: {message} is sent while the disk ends at {len(disk.entries)}")
-        if raft is not None and raft.term == message.term and message.match_index:
-            on_disk = disk.entries[message.match_index - 1]
-            if raft.log.term_at(message.match_index) != on_disk.term:
-                raise Violation(f"durability: {message} is sent while the disk holds {on_disk} there")
+        if disk.last_index < index:
+            raise Violation(f"durability: {message} is sent while the disk ends at {disk.last_index}")
+        current = raft is not None and raft.term == message.term and raft.log.base_index <= index
+        if current and raft is not None and raft.log.term_at(index) != disk.term_at(index):
+            raise Violation(f"durability: {message} is sent, the disk has term {disk.term_at(index)} there")
 
     def delivered(self, message: Message, raft: Raft) -> None:
         """A member has taken a message: what Figure 2 asks of everyone, whatever the role."""
-        if type(message) is AppendEntries and message.term >= raft.term:
+        if isinstance(message, AppendEntries | InstallSnapshot) and message.term >= raft.term:
             if (
                 raft.role is not Role.FOLLOWER
                 or raft.leader_id != message.sender

@@ -32,6 +32,12 @@ class ClusterClock:
 
     def stamped(self, time: Milliseconds, now: float) -> None:
         """An entry with this stamp was appended to the log."""
-        if time >= self.time:
-            self.time = time
+        if time < self.time:
+            return
+        if time == self.read(now):
+            # A stamp of our own: what it lacks to the time now is less than a millisecond, and is kept. Else a
+            # leader that stamps a thousand times a second would hold the clock.
+            self._known_at += (time - self.time) / 1000
+        else:
             self._known_at = now
+        self.time = time
