@@ -234,6 +234,18 @@ def test_missing_first_segment_is_told_from_a_dropped_one() -> None:
     assert caught.value.path == WAL / f"{first:020}.log"
 
 
+def test_segment_of_another_log_is_noticed_by_its_summary() -> None:
+    """Put back from an old copy of the directory, say: number, sequence and indexes all fit."""
+    files, other = MemoryFiles(), MemoryFiles()
+    run(files, filler(1, 20, term=1))
+    run(other, filler(1, 20, term=2))
+    path = WAL / f"{3:020}.log"
+    files.overwrite(path, other.contents(path))
+    with pytest.raises(CorruptLog, match="does not fit the records before it") as caught:
+        load(files)
+    assert caught.value.path == path
+
+
 def test_every_segment_but_the_last_that_is_lost_is_missed() -> None:
     files = MemoryFiles()
     run(files, filler(1, 20, term=1))

@@ -216,6 +216,23 @@ def test_damaged_newest_is_reported_though_an_older_one_is_there() -> None:
     assert files.list_dir(DIRECTORY) == before, "nothing is deleted"
 
 
+def test_blocks_in_another_order_are_noticed_wherever_they_are_read() -> None:
+    files = MemoryFiles()
+    written(files, 20, DATA)
+    path = DIRECTORY / f"{20:016x}.snap"
+    sound = files.contents(path)
+    snapshots = open_snapshots(files)
+    snapshots.load()
+    files.overwrite(path, sound[:104] + sound[208:312] + sound[104:208] + sound[312:])
+    reader = snapshots.open(20)
+    assert reader is not None
+    assert reader.read(0, 100) == DATA[:100]
+    for offset in (100, 250, 90):
+        with pytest.raises(CorruptSnapshot, match=r"block [12] has a wrong checksum"):
+            reader.read(offset, 20)
+    assert reader.read(300, 650) == DATA[300:]
+
+
 def test_snapshot_under_another_name_is_not_taken_for_a_newer_one() -> None:
     files = MemoryFiles()
     written(files, 10, OLD)

@@ -243,7 +243,7 @@ def good_beginning(file: File, size: int, block_bytes: int) -> tuple[int, int]:
     while blocks < whole:
         wanted = min(max(PIECE_BYTES // block_bytes, 1), whole - blocks)
         raw = file.read(blocks * step, wanted * step)
-        found = [data for data in check_blocks(raw, blocks, step) if len(data) == block_bytes]
+        found = check_blocks(raw, blocks, step)
         for data in found:
             checksum = _extend(checksum, data)
         blocks += len(found)
