@@ -59,7 +59,7 @@ async def test_transfer_that_is_cut_goes_on_where_it_was() -> None:
     async with source({7: data}) as (one, shelf):
         two = await fetcher(member_of(one))
         async with closing(two):
-            received = b""
+            received = bytearray()
             cuts = 0
             while len(received) < len(data):
                 try:

@@ -20,7 +20,7 @@ from oarlock.raft.types import Member
 from oarlock.testing.transport_suite import GROUP, Calls, Inbox, probe
 from oarlock.transport import TcpTransport, outbound
 from oarlock.transport.outbound import is_refused
-from oarlock.wire import Refusal, Welcome, encode_handshake
+from oarlock.wire import Hello, Refusal, Welcome, encode_handshake
 
 from .test_tcp import closing, member_of, started, status_with, until
 
@@ -232,6 +232,23 @@ async def test_process_that_ends_slowly_lets_us_in_and_cuts_us_before_it_is_gone
         there.cut()
         assert await lost.wait_for(1) == [2]
         assert there.accepted == 3
+
+
+async def test_second_connection_that_ends_later_is_no_second_loss() -> None:
+    """A process that ends closes its connection to us, and ours to it, in either order."""
+    async with one_with_calls() as (one, lost), listener() as there:
+        one.set_members(GROUP, [there.member])
+        await status_with(one, 2, connected=True)
+        reader, writer = await asyncio.open_connection(*one.listening[0])
+        writer.write(encode_handshake(Hello(1, 1, 1, 2, 1)))
+        await reader.read(1)
+        there.deafen()
+        there.cut()
+        assert await lost.wait_for(1) == [2]
+        writer.transport.abort()
+        await until(lambda: not one._inbound._peers)
+        await asyncio.sleep(0.05)
+        assert lost.values == [2]
 
 
 @pytest.mark.parametrize("answer", [encode_handshake(Refusal("no")), b""], ids=["refusal", "silence"])

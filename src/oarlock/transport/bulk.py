@@ -38,8 +38,9 @@ CHUNK_BYTES_MAX = 1 << 20
 """What is accepted at once: a later version may find other chunks better."""
 BUFFER_BYTES = 2 * CHUNK_BYTES
 """What may wait in the event loop for the network."""
-TRANSFERS_MAX = 8
-"""Snapshots on their way out of a member at once. More would only slow each other down."""
+TRANSFERS_MAX = 4
+"""Snapshots on their way out of a member at once. More would only slow each other down, and each may hold a
+thread while its disk hangs."""
 CONNECT_SECONDS_MAX = 5.0
 IDLE_SECONDS_MAX = 30.0
 """Without a byte for so long, a transfer is given up. The other end's disk may be slow, but not so slow."""
