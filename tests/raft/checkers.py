@@ -159,8 +159,8 @@ class Observer:
                 )
             previous = entry.term
 
-    def committing(self, raft: Raft, before: Index) -> None:
-        """A member's commit index rose from `before`."""
+    def committing(self, raft: Raft, before: Index, configuration: Configuration) -> None:
+        """A member's commit index rose from `before`, when `configuration` was in effect."""
         base = raft.log.base_index
         if base > before:
             self._check_covered(raft, base, raft.log.base_term)
@@ -172,19 +172,19 @@ class Observer:
                         f"state machine safety: {raft.id} commits {entry}, but {self.history[index - 1]} was"
                     )
             else:
-                self._extend(raft, entry)
+                self._extend(raft, entry, configuration)
 
     def _check_covered(self, raft: Raft, index: Index, term: Term) -> None:
         if index > len(self.history) or self.history[index - 1].term != term:
             raise Violation(f"{raft.id}'s log begins behind ({index},{term}), which is not committed")
 
-    def _extend(self, raft: Raft, entry: Entry) -> None:
+    def _extend(self, raft: Raft, entry: Entry, configuration: Configuration) -> None:
         disks = self._disks
-        if not is_quorum(raft.configuration, lambda voter: disks[voter].holds(entry)):
+        if not is_quorum(configuration, lambda voter: disks[voter].holds(entry)):
             on_disk = [node_id for node_id, disk in disks.items() if disk.holds(entry)]
             raise Violation(
                 f"durability: {raft.id} commits {entry}, which only the disks of {on_disk} hold, "
-                f"in {raft.configuration}"
+                f"in {configuration}"
             )
         if entry.time < self.history[-1].time:
             raise Violation(f"the cluster's clock falls from {self.history[-1].time} at {entry}")
@@ -197,10 +197,10 @@ class Observer:
                 raise Violation(f"{entry} is committed twice, first at {self.committed_commands[entry.data]}")
             self.committed_commands[entry.data] = entry.index
         elif entry.kind is EntryKind.CONFIGURATION:
-            configuration = decode_configuration(entry.data)
-            if not overlaps(self.configurations[-1][1], configuration):
-                raise Violation(f"membership: {configuration} follows {self.configurations[-1]}")
-            self.configurations.append((entry.index, configuration))
+            step = decode_configuration(entry.data)
+            if not overlaps(self.configurations[-1][1], step):
+                raise Violation(f"membership: {step} follows {self.configurations[-1]}")
+            self.configurations.append((entry.index, step))
         self.history.append(entry)
         self.commit_terms.append(raft.term)
 

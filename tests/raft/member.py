@@ -224,7 +224,7 @@ class Member:
         invariants.check_step(before, after)
         self.view = after
         if after.commit_index > before.commit_index:
-            cluster.observer.committing(raft, before.commit_index)
+            cluster.observer.committing(raft, before.commit_index, before.configuration)
         if after.role is Role.LEADER and before.role is not Role.LEADER:
             cluster.observer.elected(raft)
         if (after.role, after.term) != (before.role, before.term):
@@ -313,7 +313,10 @@ class Member:
             return
         # What is being installed has to be installed first.
         self._take_later = raft.log.base_index > raft.applied_index
-        if self._take_later or not self.machine.index:
+        if self._take_later:
+            return
+        if self.machine.index <= self.disk.covered:
+            raft.snapshot_turn_done(self.clock())  # there is one that is as new
             return
         self._taking = True
         snapshot = raft.snapshot_at(self.machine.index)

@@ -23,8 +23,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from oarlock.errors import InvariantViolated
+from oarlock.raft.progress import ProgressState
 from oarlock.raft.roles import TRANSITIONS, Role
-from oarlock.raft.types import NOBODY, Index, NodeId, Term
+from oarlock.raft.types import NOBODY, Configuration, Index, NodeId, Term
 
 if TYPE_CHECKING:
     from oarlock.raft.log import RaftLog
@@ -42,6 +43,8 @@ class View:
         "applied_index",
         "commit_index",
         "commit_term",
+        "configuration",
+        "configuration_index",
         "id",
         "last_index",
         "last_term",
@@ -66,6 +69,8 @@ class View:
         self.last_term: Term = log.last_term
         self.stored_index: Index = log.stored_index
         self.commit_term: Term | None = log.term_at(self.commit_index)
+        self.configuration: Configuration = raft.configuration
+        self.configuration_index: Index = raft.configuration_index
         self.log: RaftLog = log
 
     def __repr__(self) -> str:
@@ -118,7 +123,17 @@ def _check_leader(raft: Raft) -> None:
         _broken(raft, "a leader's log ends with an entry of its own term")
     if raft.durable_term != raft.term or raft.durable_vote != raft.id:
         _broken(raft, "a leader's term and vote are durable")
+    if raft.id in raft.progress or not {*raft.configuration.ids} <= {raft.id, *raft.progress}:
+        _broken(raft, "a leader follows up on every other member")
+    if raft.transferring == raft.id:
+        _broken(raft, "leadership is handed to somebody else")
     for peer, progress in raft.progress.items():
+        if progress.state is ProgressState.SNAPSHOT and (
+            progress.match_index >= raft.log.base_index or progress.inflight_messages
+        ):
+            _broken(
+                raft, f"only who lacks what was dropped needs a snapshot, and is sent no entries ({peer:x})"
+            )
         if not 0 <= progress.match_index < progress.next_index <= last + 1:
             marks = f"match={progress.match_index}, next={progress.next_index}"
             _broken(raft, f"match < next <= last + 1 for {peer:x} ({marks})")
@@ -159,6 +174,8 @@ def check_step(before: View, after: View) -> None:
         after.log.term_at(before.commit_index) != before.commit_term
     ):
         _broken_step(before, after, "committed entries never change")
+    if after.configuration_index != before.configuration_index:
+        _check_configurations(before, after)
     if after.term == before.term:
         _check_step_within_term(before, after)
     elif before.role is Role.LEADER and after.role is Role.LEADER:
@@ -181,6 +198,29 @@ def _check_step_within_term(before: View, after: View) -> None:
         or after.log.term_at(before.last_index) not in (before.last_term, None)
     ):
         _broken_step(before, after, "a leader only appends to its log")
+
+
+def _check_configurations(before: View, after: View) -> None:
+    problem = after.configuration.problem() if after.configuration_index else None
+    if problem is not None:
+        _broken_step(before, after, f"the configuration is well formed: {problem}")
+    if before.role is not Role.LEADER or after.role is not Role.LEADER:
+        return
+    if before.configuration_index > after.commit_index:
+        _broken_step(before, after, "a leader changes the membership once the last change is committed")
+    if after.commit_term != after.term:
+        _broken_step(before, after, "a leader changes the membership once it has committed in its term")
+    if not _overlap(before.configuration, after.configuration):
+        _broken_step(before, after, "majorities of consecutive configurations overlap")
+
+
+def _overlap(old: Configuration, new: Configuration) -> bool:
+    """Whether a step is one of those of chapter 4: one voter, into the joint phase, or out of it."""
+    if old.joint:
+        return not new.joint and new.voters == old.voters
+    if new.joint:
+        return new.outgoing == old.voters
+    return len({*old.voters} ^ {*new.voters}) <= 1
 
 
 def _reachable_within_a_term(start: Role) -> frozenset[Role]:
