@@ -139,6 +139,38 @@ def test_5_1_without_a_snapshot_that_is_new_enough_one_is_asked_for_and_heartbea
     assert [type(message).__name__ for message in ready.messages if message.to == 3] == ["AppendEntries"]
 
 
+def test_nothing_is_written_for_a_follower_that_is_silent() -> None:
+    """Regression: a member was down, and the leader wrote a snapshot of all for every 10,000 entries."""
+    raft = behind()
+    take(raft)
+    for _ in range(8):
+        raft.timeout(raft.deadline)
+        acknowledge(raft, 2)
+    grow(raft, 10, 2)
+    raft.timeout(raft.deadline)
+    ready = one(raft)
+    assert not ready.take_snapshot
+    (beat,) = [message for message in ready.messages if message.to == 3]
+    acknowledge(raft, 2)
+    raft.step(AppendEntriesReply(2, 3, 1, False, beat.previous_index, beat.round, 2, 2), raft.now)
+    raft.timeout(raft.deadline)
+    assert one(raft).take_snapshot, "it is back"
+
+
+def test_the_log_goes_on_from_a_snapshot_that_takes_long_to_write() -> None:
+    """Regression: what came meanwhile was trimmed, so the snapshot was useless, and the next one, and so on."""
+    raft = behind()
+    raft.timeout(raft.deadline)
+    assert one(raft).take_snapshot
+    named = raft.snapshot_at(raft.applied_index)
+    grow(raft, 30, 2)
+    raft.snapshot_taken(StoredSnapshot(named, 1000, 1), raft.now)
+    raft.timeout(raft.deadline)
+    (message,) = [message for message in sent(raft) if message.to == 3]
+    assert isinstance(message, InstallSnapshot)
+    assert message.snapshot == named
+
+
 def test_5_1_the_offer_is_repeated_like_heartbeats_and_its_answers_count_like_theirs() -> None:
     raft = behind()
     take(raft)

@@ -147,6 +147,8 @@ class Raft:
         self.fetching: InstallSnapshot | None = None
         """The snapshot that the driver was asked to fetch."""
         self.fetched_bytes = 0
+        self.describing: Index = 0
+        """Where the snapshot of our own state ends that is being written; 0 if none is."""
         self.installing: Index = 0
         """The snapshot that the state machine's state is being replaced by; 0 if there is none."""
 
@@ -404,6 +406,7 @@ class Raft:
     def snapshot_turn_done(self, now: float) -> None:
         """The snapshot was written, or it failed: others may."""
         self.now = now
+        self.describing = 0
         turns.ask(self, done=True)
 
     def cluster_time(self, now: float) -> Milliseconds:

@@ -36,12 +36,14 @@ def describe(raft: Raft, index: Index) -> Snapshot:
     )
     configuration_index, configuration = raft.configurations.at(index)
     time = raft.log.entry(index).time if index > raft.log.base_index else raft.clock.time
+    raft.describing = index
     return Snapshot(index, term or 0, configuration, configuration_index, time)
 
 
 def taken(raft: Raft, stored: StoredSnapshot) -> None:
     """We have written a snapshot of our own state."""
     invariant(stored.snapshot.index <= raft.applied_index, "a snapshot holds what was applied")
+    raft.describing = 0
     if raft.snapshot is None or stored.snapshot.index > raft.snapshot.snapshot.index:
         raft.snapshot = stored
         if raft.trace is not None:
@@ -75,6 +77,9 @@ def _needed(raft: Raft) -> Index:
             needed = min(needed, max(progress.match_index, raft.log.base_index))
         elif progress.snapshot is not None:
             needed = min(needed, progress.snapshot.snapshot.index)
+        elif raft.describing:
+            # However long it takes to write: it is of no use if the log does not go on from it.
+            needed = min(needed, raft.describing)
     return needed
 
 
@@ -89,7 +94,9 @@ def offer(raft: Raft, peer: NodeId, progress: Progress) -> bool:
         progress.received = 0
         if progress.snapshot is None or progress.snapshot.snapshot.index < raft.log.base_index:
             progress.snapshot = None
-            raft.outbox.take_snapshot = True
+            # Nothing is written for who may be gone for good: it would be old again before it is back.
+            if raft.now - progress.heard_at < raft.config.election_timeout:
+                raft.outbox.take_snapshot = True
             return False
     stored = progress.snapshot
     progress.round_sent = leading_of(raft).round
