@@ -196,11 +196,11 @@ class Server:
         Raises:
             StorageError: the log or the store could not be closed properly.
         """
-        if self._replica is not None and not self._stopping and not self._replica.failed.done():
+        first, self._stopping = not self._stopping, True
+        if first and self._replica is not None and not self._replica.failed.done():
             successor = await self._replica.hand_over()
             if successor:
                 log.info("handed leadership over to %x", successor)
-        self._stopping = True
         await self._opened.aclose()
 
     def _leave(self, data_dir: DataDir) -> Callable[..., None]:
