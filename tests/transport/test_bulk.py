@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from oarlock.errors import SnapshotUnavailable, StorageError, WireError
 from oarlock.raft.types import Member
 from oarlock.testing.transport_suite import GROUP, Inbox, Shelf, ShelfReader, pattern, probe
-from oarlock.transport import TcpTransport, bulk
+from oarlock.transport import TcpTransport, bulk, inbound
 from oarlock.wire import (
     Fetch,
     FrameKind,
@@ -76,15 +77,16 @@ async def test_transfer_that_is_cut_goes_on_where_it_was() -> None:
 
 
 async def test_status_shows_how_far_a_transfer_is() -> None:
-    async with source({7: bytes(16 << 20)}) as (one, _):
+    size = 64 << 20
+    async with source({7: bytes(size)}) as (one, _):
         two = await fetcher(member_of(one))
         async with closing(two):
             one.set_members(GROUP, [member_of(two)])
             async with aclosing(two.fetch_snapshot(GROUP, 1, 7, 1 << 20)) as chunks:
                 await anext(chunks)
                 status = one.peer_status()[2]
-                assert status.snapshot_size == 16 << 20
-                assert (1 << 20) < status.snapshot_sent < (16 << 20)
+                assert status.snapshot_size == size
+                assert (1 << 20) < status.snapshot_sent < size
             await until(lambda: not one.peer_status()[2].snapshot_size)
 
 
@@ -107,12 +109,13 @@ async def test_transfers_beyond_the_bound_are_told_to_try_again() -> None:
 
 
 async def test_second_transfer_of_a_peer_replaces_its_first() -> None:
-    async with source({7: bytes(16 << 20)}) as (one, shelf):
+    size = 32 << 20
+    async with source({7: bytes(size)}) as (one, shelf):
         two = await fetcher(member_of(one))
         async with closing(two):
             first = two.fetch_snapshot(GROUP, 1, 7, 0)
             await anext(first)
-            assert len(await whole(two.fetch_snapshot(GROUP, 1, 7, 0))) == 16 << 20
+            assert len(await whole(two.fetch_snapshot(GROUP, 1, 7, 0))) == size
             with pytest.raises(ConnectionError):
                 await whole(first)
         await shelf.all_closed()
@@ -260,6 +263,32 @@ async def test_whoever_does_not_read_is_given_up_and_costs_a_few_chunks(
         await shelf.all_closed()
         assert shelf.read_bytes < 32 << 20, "the kernel's buffers and ours, not the snapshot"
         writer.transport.abort()
+
+
+async def test_disk_that_hangs_does_not_hold_up_our_own_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbound, "ENDING_SECONDS_MAX", 0.05)
+    hanging, released = threading.Event(), threading.Event()
+
+    class Hanging(ShelfReader):
+        def read(self, offset: int, size: int) -> bytes:
+            hanging.set()
+            released.wait(20)
+            return super().read(offset, size)
+
+    async with source({}) as (one, shelf):
+        two = await fetcher(member_of(one))
+        async with closing(two):
+            shelf.readers.append(Hanging(shelf, b"abc"))
+            one.serve_snapshots(GROUP, lambda index: shelf.readers[0])
+            fetching = asyncio.create_task(whole(two.fetch_snapshot(GROUP, 1, 7, 0)))
+            await until(hanging.is_set)
+            async with asyncio.timeout(10):
+                await one.close()
+            assert not shelf.readers[0].closed, "a read is still running"
+            with pytest.raises(ConnectionError):
+                await fetching
+            released.set()
+        await shelf.all_closed()
 
 
 @asynccontextmanager

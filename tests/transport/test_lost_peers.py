@@ -275,8 +275,9 @@ async def test_peer_that_lets_us_in_and_cuts_us_for_ever_is_not_knocked_at_for_e
         await status_with(one, 2, connected=True)
         there.answers = lambda number: None
         there.cut()
-        await asyncio.sleep(0.5)
-        assert outbound.KNOCKS_MAX <= there.accepted < 20, "then the usual back-off"
+        await until(lambda: there.accepted > outbound.KNOCKS_MAX)
+        await asyncio.sleep(0.2)
+        assert there.accepted < 20, "then the usual back-off"
         assert lost.values == []
 
 

@@ -42,6 +42,8 @@ _logger = logging.getLogger(__name__)
 
 STRANGERS_MAX = 64
 """Connections without a finished handshake. Peers need a round trip each; more is an attack or a mistake."""
+ENDING_SECONDS_MAX = 2.0
+"""How long closing waits for a disk that is being read: it may hang."""
 PEERS_MAX = 256
 """Connections with one. Far more than a Raft group has members."""
 
@@ -112,7 +114,7 @@ class Inbound:
             self._drained.clear()
             await self._drained.wait()
         if self._ending:
-            await asyncio.wait(list(self._ending))
+            await asyncio.wait(list(self._ending), timeout=ENDING_SECONDS_MAX)
 
     def drop(self, sender: int) -> None:
         """Close what this peer has open: its next connection will be refused, and told why."""
