@@ -259,3 +259,53 @@ async def test_calls_that_wait_for_a_connection_fail_when_the_client_is_closed()
 async def test_a_thousand_calls_share_one_connection(client: Client) -> None:
     await asyncio.gather(*(client.put(f"k{number}", "v") for number in range(1000)))
     assert (await client.get("k", prefix=True, count_only=True)).count == 1000
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (StatusCode.UNAVAILABLE, "etcdserver: unhealthy cluster"),
+        (StatusCode.UNKNOWN, "etcdserver: re-configuration failed due to not enough started members"),
+    ],
+)
+async def test_a_change_that_was_refused_is_no_riddle(code: StatusCode, text: str) -> None:
+    """By its code alone it might have been carried out."""
+    async with Scripted(failing(code, text)) as server, Client(server.endpoint) as client:
+        with pytest.raises(RpcError, match=text):
+            await client.put("k", "v")
+        assert server.calls == 1
+
+
+async def test_a_change_that_had_to_wait_too_long_for_another_one_is_tried_again() -> None:
+    busy = failing(StatusCode.UNAVAILABLE, "etcdserver: another change of the membership is in progress")
+    async with Scripted(busy, busy, answer) as server, Client(server.endpoint) as client:
+        assert (await client.put("k", "v")).header.revision == 7
+        assert server.calls == 3
+
+
+async def test_without_retries_the_first_word_is_the_last() -> None:
+    gone = failing(StatusCode.UNAVAILABLE, "etcdserver: no leader")
+    async with Scripted(gone, answer) as server, Client(server.endpoint, retry=False) as client:
+        with pytest.raises(RpcError, match="no leader"):
+            await client.put("k", "v")
+        assert server.calls == 1
+    async with Client("127.0.0.1:1", retry=False, timeout=60) as client:
+        with pytest.raises(RpcError, match="Connection refused"):
+            await client.get("k")
+
+
+async def test_the_leader_is_looked_for_among_the_endpoints(tmp_path: Path) -> None:
+    async with (
+        SingleMember(tmp_path / "a") as follower,
+        SingleMember(tmp_path / "b") as leader,
+        Client(["127.0.0.1:1", follower.endpoint, leader.endpoint]) as client,
+    ):
+        follower.replica.leader_id = 7
+        target = leader.replica.node_id
+        assert (await client.move_leader(target)).old_leader == target
+        leader.replica.leader_id = 7
+        with pytest.raises(RpcError, match="Connection refused"):
+            await client.move_leader(target)
+    async with Client("127.0.0.1:1") as client:
+        with pytest.raises(RpcError, match="Connection refused"):
+            await client.move_leader(1)
