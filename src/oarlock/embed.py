@@ -554,7 +554,7 @@ class Replica(Requests[M]):
         parts.push(release)
         snapshots = DiskSnapshots(directory.snapshots_dir)
         parts.callback(snapshots.close)
-        return DiskStorage(directory.wal_dir), snapshots
+        return DiskStorage(directory.wal_dir, snapshot_index=snapshots.newest_index()), snapshots
 
     def _check_identity(self, identity: Identity, runtime: Runtime) -> None:
         """The data directory's word holds, but it has to be the directory that is meant."""

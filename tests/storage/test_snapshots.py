@@ -200,6 +200,19 @@ def test_every_cut_is_noticed() -> None:
         open_snapshots(files).load()
 
 
+def test_newest_index_is_known_before_loading(tmp_path: Path) -> None:
+    assert DiskSnapshots(tmp_path / "snapshots").newest_index() == 0
+    snapshots = DiskSnapshots(tmp_path / "snapshots")
+    snapshots.load()
+    for index in (20, 10):
+        snapshots.write(make_snapshot(index), [DATA])
+    transfer(snapshots, StoredSnapshot(make_snapshot(30), len(DATA), 0), DATA).close()
+    assert DiskSnapshots(tmp_path / "snapshots").newest_index() == 20
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataDirError, match="file"):
+        DiskSnapshots(tmp_path / "file").newest_index()
+
+
 def test_damaged_newest_is_reported_though_an_older_one_is_there() -> None:
     files = MemoryFiles()
     written(files, 10, OLD)

@@ -114,7 +114,11 @@ class Server:
         self._opened.callback(store.close)
         snapshots = DiskSnapshots(data_dir.snapshots_dir)
         self._opened.callback(snapshots.close)
-        storage = DiskStorage(data_dir.wal_dir, durable_index=store.applied_index)
+        storage = DiskStorage(
+            data_dir.wal_dir,
+            durable_index=store.applied_index,
+            snapshot_index=snapshots.newest_index(),
+        )
         self._replica = replica = self._make_replica(identity, store, storage, snapshots, transport)
         self._opened.push_async_callback(replica.close)
         await replica.start()

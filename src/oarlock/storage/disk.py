@@ -51,8 +51,8 @@ class DiskStorage:
         directory: made if it does not exist. One process at a time: `DataDir` holds the lock.
         durable_index: entries up to here are known to have been stored, because the state machine has applied
             them: a log that ends before it is corrupt, not torn.
-        snapshot_index: entries up to here are in a durable snapshot, so the log may end before it. It does if
-            the power goes between installing a snapshot and beginning the log anew.
+        snapshot_index: `DiskSnapshots.newest_index`: the log may end before it. It does if the power goes
+            between installing a snapshot and beginning the log anew.
         segment_bytes: size of new segments; larger only for a batch that needs it.
         files: the file system.
         worker: where writing and syncing happens.

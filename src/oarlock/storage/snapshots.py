@@ -63,6 +63,18 @@ class DiskSnapshots:
         """Names that are being written now."""
         self._loaded = False
 
+    def newest_index(self) -> Index:
+        """What the newest one covers, going by its name; 0 if there is none. May be called before `load`.
+
+        Raises DataDirError.
+        """
+        try:
+            return _newest(self._files.list_dir(self._directory))
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise self._unusable(error) from None
+
     def load(self) -> StoredSnapshot | None:
         """See `oarlock.replica.ports.SnapshotStorage.load`. Reads the newest wholly, in pieces.
 
@@ -76,16 +88,17 @@ class DiskSnapshots:
             # A process that was killed may have left names that are not durable yet.
             self._files.sync_dir(self._directory)
             names = self._files.list_dir(self._directory)
-            newest = max((int(match[1], 16) for name in names if (match := _NAME.fullmatch(name))), default=0)
+            newest = _newest(names)
             stored = self._check(newest) if newest else None
             self._tidy(names, newest)
             return stored
         except OSError as error:
             if error.errno in FULL or error.errno == errno.EIO:
                 raise snapshot_failure(error, self._directory) from error
-            raise DataDirError(
-                f"{self._directory}: cannot use the snapshots: {error.strerror or error}"
-            ) from None
+            raise self._unusable(error) from None
+
+    def _unusable(self, error: OSError) -> DataDirError:
+        return DataDirError(f"{self._directory}: cannot use the snapshots: {error.strerror or error}")
 
     def _check(self, index: Index) -> StoredSnapshot:
         path = self._path(index)
@@ -236,6 +249,10 @@ class DiskSnapshots:
         for name in names:
             if _PART.fullmatch(name) and name not in self._busy:
                 self._files.remove(self._directory / name)
+
+
+def _newest(names: list[str]) -> Index:
+    return max((int(match[1], 16) for name in names if (match := _NAME.fullmatch(name))), default=0)
 
 
 class DiskReceiver:
