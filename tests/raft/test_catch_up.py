@@ -1,4 +1,4 @@
-"""CatchUp: whether a learner keeps up, found out in rounds (dissertation 4.2.1). One may take a second here."""
+"""CatchUp: whether a learner keeps up, found out in rounds (dissertation 4.2.1), of a second at most here."""
 
 from __future__ import annotations
 

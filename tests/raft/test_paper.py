@@ -2,17 +2,23 @@
 each.
 
 "F2" is Figure 2 of the extended Raft paper (figure 3.1 of the dissertation); numbers are the dissertation's
-sections.
+sections. Which test holds which rule of the dissertation is a list, `dissertation.py`; whole subjects have
+files of their own: `test_planning.py`, `test_reconfiguration.py`, `test_transfer.py`, `test_snapshots.py`,
+`test_leases.py`. That the list is complete, and names what exists, is tested at the end.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
 import random
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oarlock.errors import Busy, NotLeader, StorageError, WireError
+from oarlock.errors import Busy, InvariantViolated, NotLeader, StorageError, WireError
 from oarlock.raft.config import Config
 from oarlock.raft.membership import bootstrap
 from oarlock.raft.messages import (
@@ -32,7 +38,10 @@ from oarlock.raft.roles import Role
 from oarlock.raft.types import Configuration, Entry, EntryKind, HardState
 
 from .alone import core, elected, established, reads, sent
+from .dissertation import RULES
 from .stage import Stage
+
+TESTS = Path(__file__).resolve().parents[1]
 
 # ── F2: state, 3.8: persistence ───────────────────────────────────────────────────────────────────
 
@@ -658,3 +667,150 @@ def test_3_6_figure_8_an_entry_on_a_majority_can_still_be_lost_until_the_term_co
     assert all(log == logs[0] for log in logs)
     commands = [entry.data for entry in logs[0] if entry.kind is EntryKind.COMMAND]
     assert commands == [b"of-the-quorum"]
+
+
+# ── what a list of the dissertation's rules still lacked ──────────────────────────────────────────────
+
+
+def test_3_3_a_leader_asks_all_at_once_and_goes_on_asking_who_never_answers() -> None:
+    raft = established()
+    asked = []
+    for _ in range(4):
+        raft.timeout(raft.deadline)
+        asked.append(sorted(message.to for message in sent(raft)))
+        raft.step(AppendEntriesReply(2, 2, 1, True, 2, 1), raft.now)
+    assert asked == [[2, 3]] * 4
+
+
+def test_3_3_what_was_lost_is_sent_again() -> None:
+    """3.7: forever; here the follower answers the next heartbeat that it lacks something."""
+    stage = Stage()
+    stage.elect(1)
+    stage.propose(1, "a")
+    stage.drop()
+    stage.run(0.5)
+    assert [actor.core.commit_index for actor in stage.actors.values()] == [3, 3, 3]
+
+
+def test_3_4_heartbeats_go_out_at_their_interval() -> None:
+    raft = established()
+    times = []
+    for _ in range(4):
+        raft.timeout(raft.deadline)
+        times.append(raft.now)
+        sent(raft)
+    gaps = [later - sooner for sooner, later in pairwise(times)]
+    assert gaps == pytest.approx([0.2, 0.2, 0.2])
+
+
+def test_3_4_a_candidate_gives_way_to_the_leader_of_its_term() -> None:
+    raft = core()
+    raft.timeout(raft.deadline)
+    raft.step(PreVoteReply(2, 2, 1, True), raft.now)
+    sent(raft)
+    assert raft.role is Role.CANDIDATE
+    raft.step(AppendEntries(2, 3, 1, 1, 1, 1), raft.now)
+    assert (raft.role, raft.term, raft.leader_id) == (Role.FOLLOWER, 2, 3)
+
+
+def test_3_5_a_leader_never_overwrites_its_own_log() -> None:
+    raft = established()
+    with pytest.raises(InvariantViolated, match="never overwrites"):
+        raft.truncate(2)
+    with pytest.raises(WireError, match="which we lead"):
+        raft.step(AppendEntries(2, 2, 1, 1, 1, 1, (Entry(2, 1),)), raft.now)
+
+
+def test_3_8_the_commit_index_need_not_be_stored_for_the_next_leader_finds_it() -> None:
+    """What is stored of it is a hint that may lag."""
+    stage = Stage()
+    stage.elect(1)
+    stage.propose(1, "a")
+    stage.deliver()
+    for node_id in (1, 2, 3):
+        stage.crash(node_id)
+        stage.actors[node_id].state = HardState(2, stage.actors[node_id].state.voted_for, 1)
+        stage.restart(node_id)
+    assert stage[2].commit_index == 1
+    stage.elect(2)
+    assert stage[2].commit_index == 4
+    assert b"a" in [entry.data for entry in stage.actors[3].applied]
+
+
+def test_6_2_a_leader_that_is_deposed_or_a_new_election_is_forgotten_as_a_hint() -> None:
+    raft = core(term=2)
+    raft.step(AppendEntries(2, 2, 1, 1, 1, 1), 0.0)
+    assert raft.leader_id == 2
+    raft.timeout(raft.deadline)
+    assert raft.leader_id == 0
+    raft.step(AppendEntries(2, 2, 1, 1, 1, 1), raft.now)
+    raft.step(RequestVote(3, 3, 1, 0, 0), raft.now + 9)
+    assert raft.leader_id == 0
+
+
+def test_10_2_2_a_leader_sends_ahead_without_waiting_for_answers() -> None:
+    raft = established()
+    for command in (b"a", b"b", b"c"):
+        raft.propose([command], raft.now)
+        (message,) = [message for message in sent(raft) if message.to == 2]
+        assert [entry.data for entry in message.entries] == [command]
+    assert raft.progress[2].inflight_messages == 3
+
+
+def test_10_2_2_what_was_sent_ahead_and_lost_is_taken_back() -> None:
+    raft = established()
+    for command in (b"a", b"b"):
+        raft.propose([command], raft.now)
+        sent(raft)
+    raft.step(AppendEntriesReply(2, 2, 1, False, 3, 1, 2, 2), raft.now)  # "b" came, "a" did not
+    (message,) = [message for message in sent(raft) if message.to == 2]
+    assert (message.previous_index, len(message.entries)) == (2, 2)
+
+
+def test_9_6_a_pre_vote_is_refused_for_a_log_that_is_behind_or_while_a_leader_is_heard() -> None:
+    raft = core(2, 2)
+    raft.step(PreVote(3, 2, 1, 1, 1), 0.0)
+    raft.step(AppendEntries(2, 3, 1, 3, 2, 1), 0.1)
+    raft.step(PreVote(3, 2, 1, 9, 2), 0.5)
+    answers = [message for message in sent(raft) if isinstance(message, PreVoteReply)]
+    assert [(answer.granted, answer.term) for answer in answers] == [(False, 2), (False, 2)]
+
+
+# ── the list ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_rule_of_the_list_is_tested_or_has_a_reason() -> None:
+    for rule in RULES:
+        assert rule.tests or rule.not_done, f"{rule.section}: {rule.text}"
+    assert len({(rule.section, rule.text) for rule in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("test", sorted({test for rule in RULES for test in rule.tests}))
+def test_a_test_that_the_list_names_exists(test: str) -> None:
+    file, name = test.split("::")
+    path = TESTS / file
+    name, _, case = name.partition("[")
+    functions = {
+        node.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert name in functions
+    if case and path.name == "test_scenarios.py":
+        assert (path.parent / "scenarios" / f"{case[:-1]}.txt").exists()
+
+
+@pytest.mark.parametrize("code", sorted({code for rule in RULES for code in rule.code.split()}))
+def test_code_that_the_list_names_exists(code: str) -> None:
+    """``module.name`` of `oarlock.raft`, or ``package.module.name`` of `oarlock`; ``name`` may be dotted."""
+    parts = code.split(".")
+    for take in (3, 2, 1):
+        for root in ("oarlock.raft.", "oarlock."):
+            try:
+                owner: object = importlib.import_module(root + ".".join(parts[:take]))
+            except ModuleNotFoundError:
+                continue
+            for part in parts[take:]:
+                owner = getattr(owner, part)
+            return
+    pytest.fail(f"no such code: {code}")
