@@ -38,6 +38,7 @@ from oarlock.raft.types import (
 
 MEMBERS_MAX = 64
 """More have no use, and every one costs the leader."""
+PRIORITY_MAX = 1_000_000
 REMOVED_MAX = 64
 """So many removed members are remembered by their ids."""
 
@@ -158,6 +159,9 @@ def _check_names(configuration: Configuration, change: Change) -> None:
     names: dict[str, NodeId] = {}
     urls: dict[str, NodeId] = {}
     others = [member for member in configuration.members if member.id not in rewritten]
+    for member in newcomers:
+        if not 0 <= member.priority <= PRIORITY_MAX:
+            raise ChangeRefused(ChangeReason.INVALID, f"a priority is a number from 0 to {PRIORITY_MAX}")
     for member in (*others, *newcomers):
         if member.name and names.setdefault(member.name, member.id) != member.id:
             raise ChangeRefused(
