@@ -347,6 +347,20 @@ async def test_segments_are_deleted_between_batches_and_the_size_falls() -> None
     assert load(files).base.index <= 25
 
 
+async def test_beginning_anew_deletes_what_was_before() -> None:
+    files = MemoryFiles()
+    storage = open_storage(files)
+    storage.load()
+    for step in filler(1, 12, term=1):
+        await store(storage, step.hard_state, step.entries)
+    await store(storage, HardState(2, 0, 40), (), LogBase(40, 2))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(segments(files)) == 1
+    await storage.close()
+    assert load(files) == Recovered(HardState(2, 0, 40), [], LogBase(40, 2))
+
+
 async def test_compacting_makes_room_on_a_full_disk() -> None:
     disk = FailingDisk("preallocate", errno.ENOSPC)
     files = MemoryFiles(disk)

@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from oarlock.errors import CorruptSnapshot, DataDirError, DiskFailure, DiskFull, InvariantViolated
+from oarlock.errors import (
+    CorruptSnapshot,
+    DataDirError,
+    DiskFailure,
+    DiskFull,
+    InvariantViolated,
+    StorageError,
+)
 from oarlock.raft.types import StoredSnapshot
 from oarlock.replica.ports import SnapshotReader, SnapshotReceiver, SnapshotStorage
 from oarlock.storage import DiskSnapshots, MemoryFiles, MemorySnapshots
@@ -380,15 +387,21 @@ def test_files_are_closed(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_two_tries_for_one_snapshot_at_once_are_a_bug_of_the_caller() -> None:
+def test_second_receiver_for_a_snapshot_takes_over_from_the_first() -> None:
+    """Whoever was cancelled while it got the first one cannot close it."""
+    promised = written(MemoryFiles(), 20, DATA)
     snapshots = open_snapshots(MemoryFiles())
     snapshots.load()
-    first = snapshots.receive(make_snapshot(20), 100, 1)
-    with pytest.raises(InvariantViolated, match="already"):
-        snapshots.receive(make_snapshot(20), 100, 1)
-    snapshots.receive(make_snapshot(30), 100, 1).close()
+    first = transfer(snapshots, promised, DATA, upto=450)
+    second = snapshots.receive(promised.snapshot, promised.size, promised.checksum)
+    assert second.received == 400
+    for call in (lambda: first.add(b"x"), first.finish):
+        with pytest.raises(StorageError, match="over"):
+            call()
     first.close()
-    snapshots.receive(make_snapshot(20), 100, 1).close()
+    second.add(DATA[400:])
+    assert second.finish() == promised
+    assert b"".join(snapshots.chunks(20)) == DATA
 
 
 def test_closing_a_reader_waits_for_the_read_under_way(tmp_path: Path) -> None:

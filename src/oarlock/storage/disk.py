@@ -123,7 +123,12 @@ class DiskStorage:
         on_durable: OnDurable,
         base: LogBase | None = None,
     ) -> None:
-        """Queue for the next batch. See `oarlock.replica.ports.LogStorage.append`."""
+        """Queue for the next batch. See `oarlock.replica.ports.LogStorage.append`.
+
+        With ``base``, the segments before it are deleted, too, as with `compact`.
+        """
+        if base is not None:
+            self._compact_to = max(self._compact_to, base.index)
         self._submit(Append(hard_state, entries, on_durable, base))
 
     def compact(self, index: Index) -> None:

@@ -59,8 +59,9 @@ class DiskSnapshots:
         self._block_bytes = block_bytes
         self._stored: dict[Index, tuple[StoredSnapshot, int]] = {}
         """What is here, with its block size."""
-        self._busy: set[str] = set()
-        """Names that are being written now."""
+        self._receivers: dict[str, DiskReceiver] = {}
+        """Those under way, by the names of their files."""
+        self._receiving = threading.Lock()
         self._loaded = False
 
     def newest_index(self) -> Index:
@@ -134,8 +135,6 @@ class DiskSnapshots:
             DiskFull, DiskFailure: only this snapshot is lost. What ``chunks`` raises comes through.
         """
         aside = self._path(snapshot.index).with_suffix(".tmp")
-        invariant(aside.name not in self._busy, "this snapshot is being written already")
-        self._busy.add(aside.name)
         try:
             file = self._files.create(aside)
             try:
@@ -152,8 +151,6 @@ class DiskSnapshots:
         except Exception:
             self._discard(aside)
             raise
-        finally:
-            self._busy.discard(aside.name)
         return stored
 
     def open(self, index: Index) -> BlockReader | None:
@@ -172,17 +169,23 @@ class DiskSnapshots:
     def receive(self, snapshot: Snapshot, size: int, checksum: int) -> DiskReceiver:
         """See `oarlock.replica.ports.SnapshotStorage.receive`. What broken tries for others left goes.
 
+        It takes over from a receiver for the very same snapshot that was not closed.
+
         Raises:
             DiskFull, DiskFailure: there is no room for it; nothing of it is left.
         """
+        with self._receiving:
+            return self._receive(snapshot, size, checksum)
+
+    def _receive(self, snapshot: Snapshot, size: int, checksum: int) -> DiskReceiver:
         name = f"{snapshot.index:016x}-{snapshot.term:x}-{size:x}-{checksum:08x}.part"
-        invariant(name not in self._busy, "this snapshot is being received already: close that try first")
-        self._busy.add(name)
+        if name in self._receivers:
+            self._receivers[name].close()
         path = self._directory / name
         file: File | None = None
         try:
             names = self._files.list_dir(self._directory)
-            self._remove_parts(names)
+            self._remove_parts(other for other in names if other != name)
             file = self._files.open(path) if name in names else self._files.create(path)
             file.preallocate(data_bytes(size, self._block_bytes))
             blocks, so_far = good_beginning(file, size, self._block_bytes) if name in names else (0, 0)
@@ -190,10 +193,11 @@ class DiskSnapshots:
             if file is not None:
                 file.close()
             self._discard(path)
-            self._busy.discard(name)
             raise snapshot_failure(error, path) from error
         writer = BlockWriter(file, self._block_bytes, blocks=blocks, checksum=so_far)
-        return DiskReceiver(self, StoredSnapshot(snapshot, size, checksum), path, file, writer)
+        promised = StoredSnapshot(snapshot, size, checksum)
+        self._receivers[name] = receiver = DiskReceiver(self, promised, path, file, writer)
+        return receiver
 
     def chunks(self, index: Index) -> Iterator[bytes]:
         """See `oarlock.replica.ports.SnapshotStorage.chunks`.
@@ -247,7 +251,7 @@ class DiskSnapshots:
 
     def _remove_parts(self, names: Iterable[str]) -> None:
         for name in names:
-            if _PART.fullmatch(name) and name not in self._busy:
+            if _PART.fullmatch(name) and name not in self._receivers:
                 self._files.remove(self._directory / name)
 
 
@@ -277,9 +281,10 @@ class DiskReceiver:
         """Raises:
         WireError: this is more than was promised; what is here is thrown away.
         DiskFull, DiskFailure: nothing of it is left.
+        StorageError: it is closed, or another receiver has taken over.
         """
         with self._lock:
-            invariant(not self._closed, "add() is called before finish() and close()")
+            self._check_open()
             if self.received + len(chunk) > self._promised.size:
                 self._throw_away()
                 raise WireError(f"a snapshot of {self._promised.size} bytes goes on behind its end")
@@ -293,7 +298,7 @@ class DiskReceiver:
     def finish(self) -> StoredSnapshot:
         """See `oarlock.replica.ports.SnapshotReceiver.finish`."""
         with self._lock:
-            invariant(not self._closed, "finish() is called once, before close()")
+            self._check_open()
             promised = self._promised
             if (self._writer.size, self._writer.checksum) != (promised.size, promised.checksum):
                 self._throw_away()
@@ -315,10 +320,14 @@ class DiskReceiver:
             if not self._closed:
                 self._release()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(f"{self._path}: this try to receive it is over")
+
     def _release(self) -> None:
         self._closed = True
         self._file.close()
-        self._storage._busy.discard(self._path.name)
+        del self._storage._receivers[self._path.name]
 
     def _throw_away(self) -> None:
         self._release()
