@@ -177,8 +177,10 @@ class Changes:
 
     # ── leadership ─────────────────────────────────────────────────────────────────────────────────
 
-    async def transfer(self, target: NodeId, timeout: float) -> NodeId:
-        """See `Runtime.transfer_leadership`."""
+    async def transfer(
+        self, target: NodeId, timeout: float, hopeless: Callable[[], bool] = lambda: False
+    ) -> NodeId:
+        """See `Runtime.transfer_leadership`. It is given up as soon as it is `hopeless`."""
         raft = self._raft
         if raft.role is not Role.LEADER:
             raise NotLeader(raft.leader_id)
@@ -188,13 +190,13 @@ class Changes:
 
         def over() -> bool:
             gave_up = raft.role is Role.LEADER and raft.term == term and not raft.transferring
-            return gave_up or (raft.term > term and raft.leader_id != NOBODY)
+            return gave_up or (raft.term > term and raft.leader_id != NOBODY) or hopeless()
 
         try:
             await self._conditions.until(over, timeout)
         except TimeoutError:
             raise RequestTimeout(timeout, outcome_unknown=True) from None
-        if raft.leader_id == raft.id and whom != raft.id:
+        if raft.leader_id in (raft.id, NOBODY):
             raise ChangeRefused(
                 ChangeReason.ABORTED,
                 f"member {whom:x} did not take over in time: {raft.id:x} goes on leading",

@@ -391,14 +391,14 @@ class Runtime:
         """
         seconds = 2 * self._config.election_timeout if timeout is None else timeout
         try:
-            if self.role is not Role.LEADER:
+            if self.role is not Role.LEADER or not self._anyone_there():
                 return NOBODY
-            return await self.transfer_leadership(NOBODY, seconds)
+            return await self._changes.transfer(NOBODY, seconds, lambda: not self._anyone_there())
         except ChangeRefused as refusal:
-            if refusal.reason is not ChangeReason.NO_TARGET:
+            if refusal.reason is not ChangeReason.NO_TARGET and self._anyone_there():
                 _log.warning("leadership was not handed over: %s", refusal)
-        except RequestError as error:
-            _log.warning("leadership was not handed over: %s", error)
+        except RequestError:
+            _log.info("leadership was handed over, but nobody has taken over within %.3g s", seconds)
         return NOBODY
 
     # ── state ──────────────────────────────────────────────────────────────────────────────────────
@@ -408,14 +408,13 @@ class Runtime:
         ready_loop = self._ready_loop
         if ready_loop is None:
             raise Stopped("the member was not started")
-        peer_status = getattr(self._transport, "peer_status", None)
         return member_status(
             self.raft,
             now=self._clock(),
             observations=self._observations,
             snapshots=self._snapshots,
             fetching=self._fetching,
-            connections=peer_status() if peer_status is not None else {},
+            connections=self._connections(),
             oldest_write=ready_loop.oldest_write,
             proposals=len(self._proposals),
             reads=len(self._reads),
@@ -481,6 +480,18 @@ class Runtime:
         if self.failed.done():
             raise Stopped(f"the member stopped: {self.failed.result()}")
         return self._ready_loop
+
+    def _connections(self) -> dict[NodeId, Any]:
+        """What the transport says of each peer, if it says anything."""
+        peer_status = getattr(self._transport, "peer_status", None)
+        return {} if peer_status is None else peer_status()
+
+    def _anyone_there(self) -> bool:
+        """Whether another voter may be connected. The core would believe in one for an election timeout."""
+        connections = self._connections()
+        return not connections or any(
+            connections[voter].connected for voter in self.configuration.voters if voter in connections
+        )
 
     def _wake(self) -> None:
         if self._ready_loop is not None:
