@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -195,3 +196,35 @@ async def test_a_damaged_identity_is_reported_and_not_replaced(place: Place) -> 
     (settings.data_dir / "IDENTITY").write_text('{"format_version":1,"cluster_id":"x","member_id":"y"}')
     with pytest.raises(DataDirError, match="IDENTITY"):
         await place.start(settings)
+
+
+async def test_updates_through_different_members_do_not_undo_each_other(place: Place) -> None:
+    """Each says all about a member, as it was seen there: what came in between must not be lost."""
+    first = await place.start(place.settings("a"))
+    joiner = place.settings("b", "--join", first.settings.advertise_peer_urls[0])
+    async with client_of(first) as one:
+        await one.member_add(list(joiner.advertise_peer_urls))
+        second = await place.start(joiner)
+        await until_voter(one, "b")
+        learner = (await one.member_add(["http://127.0.0.1:1"], learner=True)).member.id
+
+        def described() -> tuple[str, int]:
+            member = first.replica.committed_configuration.member(learner)
+            assert member is not None
+            return member.peer_urls[0], member.priority
+
+        async def move() -> None:
+            for number in range(2, 42):
+                await one.member_update(learner, [f"http://127.0.0.1:{number}"])
+                await asyncio.sleep(0)
+                assert described()[0] == f"http://127.0.0.1:{number}"
+
+        async def prefer(other: Client) -> None:
+            for number in range(1, 41):
+                await other.change_members(priorities={learner: number})
+                await asyncio.sleep(0)
+                assert described()[1] == number
+
+        async with client_of(second) as other:
+            await asyncio.gather(move(), prefer(other))
+            assert described() == ("http://127.0.0.1:41", 40)

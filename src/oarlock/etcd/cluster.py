@@ -10,6 +10,7 @@ changes at once (joint consensus, 4.3), making a voter a learner, and priorities
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Sequence
@@ -31,8 +32,6 @@ from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Call, RpcError, Server, StatusCode
 from oarlock.raft.types import Change, Configuration, Member
 
-UPDATE_ATTEMPTS = 5
-"""An update is made against the membership as it was seen: so often is it looked at anew."""
 PRIORITY_RANGE = range(-1000, 1001)
 
 
@@ -156,7 +155,7 @@ class ClusterService:
 
     async def _update(self, change: Change, updates: dict[int, dict[str, object]]) -> Configuration:
         """Make a change that says how members are to be described, all else about them as it is."""
-        attempts = UPDATE_ATTEMPTS
+        deadline = asyncio.get_running_loop().time() + self._limits.timeout
         while True:
             await self._replica.barrier(self._limits.timeout)
             index, configuration = self._replica.configuration_index, self._replica.configuration
@@ -169,9 +168,9 @@ class ClusterService:
             try:
                 return await self._make(replace(change, update=tuple(updated), expected_index=index))
             except ChangeRefused as refused:
-                # A member that tells the others its addresses may have come in between.
-                attempts -= 1
-                if refused.reason is not ChangeReason.OUTDATED or not attempts:
+                # Another update came in between (a member tells the others its addresses, say): look anew.
+                late = asyncio.get_running_loop().time() > deadline
+                if refused.reason is not ChangeReason.OUTDATED or late:
                     raise
 
     async def _make(self, change: Change) -> Configuration:
