@@ -17,11 +17,13 @@ import time
 from bisect import bisect_left
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import pairwise
 
 from oarlock.bench import parse_endpoint
 from oarlock.bench.requests import PUT, RANGE
 from oarlock.cli.demo_check import agreed_contents
+from oarlock.client import Client as EtcdClient
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Channel, RpcError
 from oarlock.server.processes import MemberProcess
@@ -185,3 +187,59 @@ class Traffic:
                 f"seed {self.seed}: {member.name} lost {len(lost)} acknowledged writes, as {lost[:3]}"
             )
             assert found == held[0], f"seed {self.seed}: {member.name} differs from {members[0].name}"
+
+
+async def agreed_hash(endpoints: Sequence[str]) -> int:
+    """The hash of all that the members hold, equal on all of them."""
+    clients = [EtcdClient([endpoint]) for endpoint in endpoints]
+    deadline = time.monotonic() + PROGRESS_TIMEOUT
+    try:
+        while True:
+            answers = [await client.hash_kv(timeout=10.0) for client in clients]
+            revisions = {answer.header.revision for answer in answers}
+            if len(revisions) == 1:
+                hashes = {answer.hash for answer in answers}
+                assert len(hashes) == 1, f"at revision {revisions} the members differ: {answers}"
+                return hashes.pop()
+            assert time.monotonic() < deadline, f"the members did not catch up with each other: {revisions}"
+            await asyncio.sleep(0.05)
+    finally:
+        for client in clients:
+            await client.close()
+
+
+async def write_keys(endpoint: str, numbers: range, value_size: int = 256, clients: int = 256) -> None:
+    """Write one key for each number, many at once. `RpcError` if one is refused."""
+    left = iter(numbers)
+    value = b"v" * value_size
+    finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    channels = [Channel(*parse_endpoint(endpoint)) for _ in range(max(1, clients // 16))]
+    in_flight = 0
+
+    def send(channel: Channel) -> None:
+        nonlocal in_flight
+        number = next(left, None)
+        if number is not None:
+            in_flight += 1
+            request = rpc_pb2.PutRequest(key=b"key/%08d" % number, value=value).SerializeToString()
+            channel.call(PUT, request, partial(answered, channel))
+        elif in_flight == 0 and not finished.done():
+            finished.set_result(None)
+
+    def answered(channel: Channel, reply: bytes | None, error: RpcError | None) -> None:
+        nonlocal in_flight
+        in_flight -= 1
+        if error is None:
+            send(channel)
+        elif not finished.done():
+            finished.set_exception(error)
+
+    try:
+        for channel in channels:
+            await channel.connect()
+        for number in range(clients):
+            send(channels[number % len(channels)])
+        await finished
+    finally:
+        for channel in channels:
+            await channel.close()
