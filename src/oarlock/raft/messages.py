@@ -1,8 +1,8 @@
 """What members say to each other, in the paper's words.
 
-==================  ======================  ==========================================================
-message             who sends it, when      what the receiver does
-==================  ======================  ==========================================================
+==================  =======================  =========================================================
+message             who sends it, when       what the receiver does
+==================  =======================  =========================================================
 PreVote             a member whose election  grants if it would vote for the log and has not heard from a
                     timer ran out (9.6)      leader lately; nothing is stored, no term changes
 RequestVote         a candidate (3.4)        stores its vote, then grants; one vote per term, first come,
@@ -21,7 +21,7 @@ ChangeMembership    a member whose operator  the leader judges the change and ap
                     asked it for a change    says why not (chapter 4)
 SnapshotTurn        a member that wants to   the leader grants turns, to a minority of the members at once
                     write a snapshot         (5.1.2); the reply, with `done`, gives the turn back
-==================  ======================  ==========================================================
+==================  =======================  =========================================================
 
 Every request but `TimeoutNow` has a reply of the same name with ``Reply`` behind it; `ProposeReply` is only
 sent to refuse.
