@@ -223,7 +223,9 @@ class Changes:
                 if member is not None:
                     changed = msgspec.structs.replace(member, **fields)
                     if changed != member:
-                        await self.change(Change(update=(changed,)), 2 * delay)
+                        # Not against a newer one: an operator may be changing our addresses.
+                        seen = raft.configuration_index
+                        await self.change(Change(update=(changed,), expected_index=seen), 2 * delay)
                     return
             except TimeoutError:
                 continue
@@ -231,7 +233,8 @@ class Changes:
                 return
             except RequestError as error:
                 _log.debug("the log does not say yet what our settings say: %s", error)
-                await asyncio.sleep(delay)
+                outdated = isinstance(error, ChangeRefused) and error.reason is ChangeReason.OUTDATED
+                await asyncio.sleep(raft.config.heartbeat_interval if outdated else delay)
 
 
 class _MadeBefore(Exception):
