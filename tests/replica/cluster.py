@@ -120,12 +120,14 @@ class Node:
         self.files = MemoryFiles(self._before)
         self.broken = False
         """The disk fails."""
+        self.running = False
         self.make_machine: Callable[[], Journal] = Journal
         self.machine = self.make_machine()
         self.runtime: Runtime
         self.transport: CutTransport
         self.initial: Configuration | None = cluster.configuration
         self.own: OwnEntry | None = None
+        self.peers = cluster.configuration.members
 
     def _before(self, operation: str, path: Path) -> None:
         if self.broken:
@@ -146,7 +148,7 @@ class Node:
             policy=cluster.policy,
             own=self.own,
             in_thread=at_once,
-            peers=cluster.configuration.members,
+            peers=self.peers,
             storage=DiskStorage(
                 DIRECTORY, files=self.files, worker=LoopWorker(), segment_bytes=1 << 16, random=cluster.random
             ),
@@ -156,15 +158,18 @@ class Node:
         )
         await self.transport.start()
         await self.runtime.start()
+        self.running = True
         return self.runtime
 
     async def stop(self) -> None:
+        self.running = False
         await self.runtime.close()
         await self.transport.close()
 
     async def crash(self) -> None:
         """The power goes. Nothing that was not synced comes back."""
         self.broken = True
+        self.running = False
         await self.transport.close()
         try:
             await self.runtime.close()
@@ -217,4 +222,4 @@ class Cluster:
         )
 
     def leaders(self) -> list[int]:
-        return [id_ for id_, node in self.nodes.items() if node.runtime.role is Role.LEADER]
+        return [id_ for id_, node in self.nodes.items() if node.running and node.runtime.role is Role.LEADER]

@@ -1,7 +1,9 @@
 """Whole members in a storm, on virtual time: a command is applied once or not at all, and nobody is misled.
 
-Three runtimes over their real log, on disks that lose what was not synced, and a network that loses, delays,
-reorders and duplicates. Clients submit commands, each unlike any other, and read. A seed decides everything.
+Three to five runtimes over their real log and snapshots, on disks that lose what was not synced, and a
+network that loses, delays, reorders and duplicates. Clients submit commands, each unlike any other, and read,
+also with some staleness. An operator adds, promotes and removes members and moves the leadership. Snapshots
+are so frequent that every member that was away needs one. A seed decides everything.
 """
 
 from __future__ import annotations
@@ -12,9 +14,20 @@ from typing import Any
 
 import pytest
 
-from oarlock.errors import Busy, DiskFailure, RequestTimeout, Stopped
-from oarlock.raft import Message
+from oarlock.errors import (
+    Busy,
+    ChangeReason,
+    ChangeRefused,
+    DiskFailure,
+    NotLeader,
+    OutcomeUnknown,
+    RequestTimeout,
+    Stopped,
+)
+from oarlock.raft import Member, Message
 from oarlock.raft.messages import Propose
+from oarlock.raft.types import Change
+from oarlock.replica import SnapshotPolicy
 from tests.replica.cluster import ELECTION_TIMEOUT, Cluster, Node
 
 CLIENTS = 6
@@ -26,7 +39,13 @@ class Storm:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.cluster = Cluster(size=3, seed=seed)
+        policy = SnapshotPolicy(
+            entries=self.random.choice((5, 20, 80)),
+            ratio=0.0,
+            trailing_entries=self.random.choice((0, 3, 10)),
+            retry_after=ELECTION_TIMEOUT,
+        )
+        self.cluster = Cluster(size=3, seed=seed, policy=policy)
         self.loss = self.random.choice((0.0, 0.02, 0.1))
         self.late = self.random.choice((0.0, 0.05, 0.2))
         self.duplication = self.random.choice((0.0, 0.1))
@@ -37,6 +56,14 @@ class Storm:
         self.refused: dict[bytes, BaseException] = {}
         self.doubtful = 0
         self.reads = 0
+        self.stale_reads = 0
+        self.changes = 0
+        self.transfers = 0
+        self.newest_at: list[tuple[float, int]] = [(0.0, 0)]
+        """How many commands had been answered when."""
+        self.gone: list[Node] = []
+        """Removed, and perhaps still running."""
+        self.installed = 0
 
     # ── the network ───────────────────────────────────────────────────────────────────────────────
 
@@ -65,9 +92,9 @@ class Storm:
         transport.receive = receive  # type: ignore[method-assign]
 
     async def faults(self) -> None:
-        nodes = list(self.cluster.nodes.values())
         while not self.over:
             await asyncio.sleep(self.random.expovariate(1 / ELECTION_TIMEOUT))
+            nodes = list(self.cluster.nodes.values())
             node = self.random.choice(nodes)
             leading = [node for node in nodes if node.id in self.cluster.leaders()]
             if leading and self.random.random() < 0.5:
@@ -80,7 +107,8 @@ class Storm:
                 case _:
                     self.cluster.cut_off.clear()
                     for node_id in list(self.down):
-                        await self.restart(self.cluster.nodes[node_id])
+                        if node_id in self.cluster.nodes:
+                            await self.restart(self.cluster.nodes[node_id])
 
     async def crash(self, node: Node) -> None:
         self.down[node.id] = None
@@ -100,10 +128,13 @@ class Storm:
         while not self.over:
             await asyncio.sleep(self.random.expovariate(4 / ELECTION_TIMEOUT))
             node = self.random.choice(list(self.cluster.nodes.values()))
-            if self.random.random() < 0.7:
+            chance = self.random.random()
+            if chance < 0.7:
                 await self.write(node)
-            else:
+            elif chance < 0.9:
                 await self.read(node)
+            else:
+                await self.stale_read(node)
 
     async def write(self, node: Node) -> None:
         self.count += 1
@@ -111,6 +142,10 @@ class Storm:
         try:
             timeout = self.random.uniform(0.5, 20.0) * ELECTION_TIMEOUT
             self.acknowledged[data] = await node.runtime.submit(data, timeout=timeout)
+            newest = max(self.newest_at[-1][1], self.acknowledged[data])
+            self.newest_at.append((asyncio.get_running_loop().time(), newest))
+        except OutcomeUnknown:
+            self.doubtful += 1
         except (RequestTimeout, Stopped) as error:
             if error.outcome_unknown:
                 self.doubtful += 1
@@ -130,6 +165,82 @@ class Storm:
             self.reads += 1
             assert len(node.machine.commands) >= newest, "a read saw a state older than an answered write"
 
+    async def stale_read(self, node: Node) -> None:
+        bound = self.random.uniform(0.1, 3.0) * ELECTION_TIMEOUT
+        asked = asyncio.get_running_loop().time()
+        runtime = node.runtime
+        try:
+            await runtime.barrier(timeout=5 * ELECTION_TIMEOUT, max_staleness=bound)
+        except (RequestTimeout, Stopped, Busy):
+            return
+        if node.runtime is runtime:
+            self.stale_reads += 1
+            newest = max(count for at, count in self.newest_at if at <= asked - bound or count == 0)
+            assert len(node.machine.commands) >= newest, "a read saw a state older than its bound"
+
+    # ── the operator ──────────────────────────────────────────────────────────────────────────────
+
+    async def operator(self) -> None:
+        next_id = 4
+        while not self.over:
+            await asyncio.sleep(self.random.expovariate(0.5 / ELECTION_TIMEOUT))
+            node = self.random.choice(list(self.cluster.nodes.values()))
+            match self.random.choice(("add", "remove", "transfer", "replace")):
+                case "add" if len(self.cluster.nodes) < 5:
+                    if await self.change(node, add=(Member(next_id, f"m{next_id}"),)):
+                        await self.enter(next_id)
+                    next_id += 1
+                case "remove" if len(self.cluster.nodes) > 3:
+                    await self.leave(node, self.random.choice(list(self.cluster.nodes.values())))
+                case "replace" if len(self.cluster.nodes) < 5:
+                    leaving = self.random.choice(list(self.cluster.nodes.values()))
+                    if await self.change(node, add=(Member(next_id, f"m{next_id}"),), learners=True):
+                        await self.enter(next_id)
+                        await self.leave(node, leaving, promote=(next_id,))
+                    next_id += 1
+                case "transfer":
+                    try:
+                        await node.runtime.transfer_leadership(0, 5 * ELECTION_TIMEOUT)
+                        self.transfers += 1
+                    except (NotLeader, ChangeRefused, RequestTimeout, Stopped):
+                        pass
+
+    async def enter(self, node_id: int) -> None:
+        node = Node(self.cluster, node_id)
+        node.initial = None
+        everyone = {m.id: m for n in self.cluster.nodes.values() for m in n.runtime.configuration.members}
+        node.peers = tuple(everyone.values())
+        await node.start()
+        self.spoil(node)
+        self.cluster.nodes[node_id] = node
+
+    async def leave(self, by: Node, node: Node, promote: tuple[int, ...] = ()) -> None:
+        if await self.change(by, remove=(node.id,), promote=promote):
+            self.gone.append(self.cluster.nodes.pop(node.id))
+
+    async def change(self, node: Node, **change: Any) -> bool:
+        """Whether it was made. While that is in doubt, nothing else is changed: ask until it is not."""
+        wanted = Change(**change)
+        while True:
+            try:
+                await node.runtime.change_membership(wanted, 20 * ELECTION_TIMEOUT)
+                self.changes += 1
+                return True
+            except ChangeRefused as refusal:
+                if refusal.reason in (ChangeReason.ALREADY_THERE, ChangeReason.WAS_REMOVED):
+                    return True  # by an attempt that was in doubt
+                if refusal.reason is ChangeReason.NOT_FOUND and wanted.remove:
+                    return True
+                if wanted.promote and refusal.reason is ChangeReason.NOT_CAUGHT_UP and not self.over:
+                    await asyncio.sleep(ELECTION_TIMEOUT)
+                    continue
+                return False
+            except (RequestTimeout, Stopped) as error:
+                if not error.outcome_unknown and not isinstance(error, Stopped):
+                    return False
+                node = self.random.choice(list(self.cluster.nodes.values()))
+                await asyncio.sleep(ELECTION_TIMEOUT)
+
     # ── all of it ─────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
@@ -138,17 +249,25 @@ class Storm:
                 self.spoil(node)
             clients = [asyncio.ensure_future(self.client()) for _ in range(CLIENTS)]
             faults = asyncio.ensure_future(self.faults())
+            operator = asyncio.ensure_future(self.operator())
             await asyncio.sleep(STORM)
             self.over = True
             await faults
             cluster.cut_off.clear()
             for node_id in list(self.down):
-                await self.restart(cluster.nodes[node_id])
+                if node_id in cluster.nodes:
+                    await self.restart(cluster.nodes[node_id])
+            await operator
             await asyncio.gather(*clients)
-            await cluster.nodes[1].runtime.submit(b"the end", timeout=30)
+            for node in self.gone:
+                if node.id not in self.down:
+                    await node.stop()
+            first = next(iter(cluster.nodes.values()))
+            await first.runtime.submit(b"the end", timeout=30)
             for node in cluster.nodes.values():
                 await node.runtime.barrier(30)
             self.judge([node.machine.commands for node in cluster.nodes.values()])
+            self.installed = sum(len(node.machine.installed) for node in cluster.nodes.values())
 
     def judge(self, machines: list[list[bytes]]) -> None:
         commands = machines[0]
@@ -166,3 +285,5 @@ async def test_in_a_storm_every_command_is_applied_once_or_not_at_all_and_nobody
     await storm.run()
     told: dict[str, Any] = {"acknowledged": len(storm.acknowledged), "reads": storm.reads}
     assert all(number > 10 for number in told.values()), f"a storm in which nothing happens: {told}"
+    assert storm.changes > 1
+    assert storm.installed > 1

@@ -43,6 +43,8 @@ _TRIES_MAX = 6
 """Tries in a row that bring nothing new. Then the leader is told, and offers what it has by then."""
 _DELAY = 0.05
 _DELAY_MAX = 2.0
+_DELAY_OFFER = 1.0
+"""Seconds before the same offer is tried again. Another one is taken up at once."""
 _DELAY_DISK = 5.0
 """Seconds before the leader may offer again to a member whose disk is full."""
 
@@ -161,7 +163,7 @@ class Fetching:
             if self._stored is None or not _is(self._stored, offer):
                 problem = await self._fetch(storage, offer)
                 if problem:
-                    return problem, _DELAY
+                    return problem, _DELAY_OFFER
             self._prepared = (
                 offer.snapshot,
                 await self._blocking(prepare, storage, self._machine, index),

@@ -153,6 +153,8 @@ class Runtime:
         start = await recover(
             self._storage, self._snapshot_storage, self._machine, self._initial, self._in_thread
         )
+        if self._closed:
+            raise Stopped("the member was closed while it started")
         ready_loop = self._assemble(start)
         del start  # the core has its own copy of the log, and trims it
         self._addresses.update()

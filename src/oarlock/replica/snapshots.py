@@ -252,9 +252,14 @@ class Snapshots:
         self._wake()
 
     async def _tidy(self, storage: SnapshotStorage) -> None:
-        """Delete what is neither the newest nor on its way to a follower."""
+        """Delete what is neither the newest, nor on offer to a follower, nor on its way to one."""
+        offered = [
+            progress.snapshot.snapshot.index
+            for progress in self._raft.progress.values()
+            if progress.snapshot is not None
+        ]
         try:
-            await self._in_thread(storage.keep, self._served.indexes())
+            await self._in_thread(storage.keep, [*offered, *self._served.indexes()])
         except StorageError as error:
             _log.warning("old snapshots could not be deleted: %s", error)
 
