@@ -200,6 +200,8 @@ class Observer:
             step = decode_configuration(entry.data)
             if not overlaps(self.configurations[-1][1], step):
                 raise Violation(f"membership: {step} follows {self.configurations[-1]}")
+            if left := {*self.configurations[-1][1].ids} - {*step.ids} - {*step.removed}:
+                raise Violation(f"membership: nothing tells that {sorted(left)} were removed: {step}")
             self.configurations.append((entry.index, step))
         self.history.append(entry)
         self.commit_terms.append(raft.term)
@@ -257,7 +259,10 @@ class Observer:
     def written(self, member: NodeId, cut: Sequence[Entry]) -> None:
         """A member's disk lost `cut`."""
         for entry in cut:
-            if entry.index <= len(self.history) and self.history[entry.index - 1] == entry:
+            # Who has not heard of the term in which it was committed may cut it for a leader of a term
+            # before: its copy was not counted.
+            known = entry.index <= len(self.history) and self.history[entry.index - 1] == entry
+            if known and self.commit_terms[entry.index - 1] <= self._disks[member].state.term:
                 raise Violation(f"durability: {member} cuts {entry}, which is committed, from its disk")
 
     def sending(self, message: Message, raft: Raft | None) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from oarlock.raft import invariants
 from oarlock.raft.config import Config
 from oarlock.raft.messages import InstallSnapshot
+from oarlock.raft.progress import ProgressState
 from oarlock.raft.raft import Raft
 from oarlock.raft.ready import Ready
 from oarlock.raft.roles import Role
@@ -227,6 +228,12 @@ class Member:
             cluster.observer.committing(raft, before.commit_index, before.configuration)
         if after.role is Role.LEADER and before.role is not Role.LEADER:
             cluster.observer.elected(raft)
+        if after.role is Role.LEADER and after.configuration_index > before.configuration_index:
+            for learner in before.configuration.learners:
+                progress = raft.progress.get(learner)
+                promoted = learner in after.configuration.voters
+                if promoted and progress is not None and progress.state is not ProgressState.REPLICATE:
+                    raise Violation(f"{self.id} makes {learner} a voter, which is not in touch with its log")
         if (after.role, after.term) != (before.role, before.term):
             cluster.say(lambda: f"      {after!r}")
             hangs = self.clock() - self._queue[0][1] if self._queue else 0.0

@@ -25,7 +25,8 @@ from oarlock.raft.raft import Raft
 from . import trials
 from .checkers import Violation
 from .cluster import Cluster, Conditions, CoreFactory
-from .storms import PROFILES, Profile, Storm
+from .profiles import PROFILES, Profile
+from .storms import Storm
 from .trials import raft_of, read_everywhere, settle
 
 CALM = Conditions()
@@ -75,7 +76,7 @@ def run_schedule(
         heartbeat_interval=rng.choice((0.2, 0.3, 0.45)),
     )
     priorities = {}
-    if chosen.modern:
+    if chosen.trials:
         conditions.config = _modern_settings(chosen, rng)
         priorities = {rng.randint(1, 5): 1} if rng.random() < 0.3 else {}
         size = size or rng.choice((3, 4, 5))
@@ -92,7 +93,7 @@ def run_schedule(
     _try_something(cluster, chosen)
     settle(cluster)
     read_everywhere(cluster)
-    _check_memory(cluster)
+    _check_memory_and_clock(cluster)
     cluster.run(cluster.now + 1.5)  # so that reads of which a message was lost are given up
     verify(cluster)
     return _outcome(cluster, name)
@@ -113,7 +114,12 @@ def _modern_settings(profile: Profile, rng: random.Random) -> dict[str, Any]:
 
 def _calm_down(cluster: Cluster) -> None:
     storm = cluster.conditions
-    cluster.conditions = replace(CALM, heartbeat_interval=storm.heartbeat_interval, config=storm.config)
+    cluster.conditions = replace(
+        CALM,
+        heartbeat_interval=storm.heartbeat_interval,
+        fetch_failure=storm.fetch_failure,
+        config=storm.config,
+    )
     cluster.heal()
     for member in cluster.members.values():
         member.disk_hangs_until = 0.0
@@ -123,22 +129,26 @@ def _calm_down(cluster: Cluster) -> None:
 
 def _try_something(cluster: Cluster, profile: Profile) -> None:
     voters = len(cluster.configuration.voters)
-    listed = trials.MODERN if profile.modern else trials.PLAIN
-    possible = [trial for trial, needed in listed if voters >= needed]
-    trial = cluster.rng.choice(possible)
-    cluster.say(lambda: f"trial {trial.__name__}")
-    trial(cluster)
+    names = profile.trials or tuple(trials.PLAIN)
+    possible = [name for name in names if trials.fits(name, voters)] or ["stranger"]
+    name = cluster.rng.choice(possible)
+    cluster.say(lambda: f"trial {name}")
+    trials.ALL[name][0](cluster)
 
 
-def _check_memory(cluster: Cluster) -> None:
-    """All answer and nothing is on its way: then nobody keeps more of the log than it was told to."""
+def _check_memory_and_clock(cluster: Cluster) -> None:
+    """All answer and nothing is on its way: then nobody keeps more of the log than it was told to. And the
+    cluster's clock runs."""
     kept = cluster.conditions.config.get("log_entries_kept")
     if kept is None:
         return
+    time = cluster.observer.history[-1].time
     for _ in range(3):
         cluster.clients.propose(settle(cluster), 2)
         cluster.run(cluster.now + 0.5)
     settle(cluster)
+    if cluster.observer.history[-1].time < time + 500:
+        raise Violation(f"the cluster's clock stands still at {time}")
     for node_id in cluster.configuration.ids:
         log = raft_of(cluster.members[node_id]).log
         if log.last_index - log.base_index > 2 * kept + 8:

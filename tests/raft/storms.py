@@ -1,15 +1,12 @@
 """The storms: what goes wrong in a schedule, and what is asked of the cluster meanwhile.
 
 A seed picks one of the `PROFILES` and scales its rates ("swarm" testing: schedules that do everything at once
-miss what needs one thing in earnest). The first nine are about the plain algorithm with a fixed membership
-and endless logs; the others mix in changes of the membership, snapshots, transfers, sick disks, sessions and
-leases, with logs that are trimmed all the time.
+miss what needs one thing in earnest).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -18,209 +15,15 @@ from oarlock.raft.types import Change, Configuration, NodeId
 from oarlock.raft.types import Member as Described
 
 from .clients import Session
-from .cluster import Cluster, Conditions, described
+from .cluster import Cluster, described
 from .member import Member
+from .profiles import Profile
 
 STRANGER: NodeId = 99
 SESSION_RATE = 3.0
 """Commands per second of one session client."""
 SERVERS_MAX = 14
 """In one schedule, those that were removed included."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What a storm is made of. Rates are events per second of virtual time (an election timeout is 1 s)."""
-
-    conditions: Conditions
-    faults: dict[str, float]
-    """Fault → weight."""
-    fault_rate: float = 2.0
-    proposals: float = 8.0
-    reads: float = 3.0
-    seconds: float = 8.0
-    sessions: int = 0
-    """How many session clients there are."""
-    modern: bool = False
-    """With trimmed logs and snapshots, priorities, and trials of all that changes the membership."""
-    leases: bool = False
-
-
-PROFILES: dict[str, Profile] = {
-    # Long partitions, in which leaders of several terms grow logs of their own.
-    "partitions": Profile(
-        Conditions(loss=0.02),
-        {"isolate_leader": 3, "partition": 3, "one_way": 2, "heal": 5, "crash": 1},
-        seconds=7.0,
-    ),
-    # Crashes, also of everyone at once, over disks that take their time.
-    "crashes": Profile(
-        Conditions(sync=(0.01, 0.25), duplication=0.05),
-        {"crash": 4, "crash_leader": 3, "crash_all": 1, "restart_all": 2, "jump": 2},
-        fault_rate=3.0,
-    ),
-    # The network at its worst; messages arrive long after what they were about.
-    "network": Profile(
-        Conditions(delay=(0.005, 0.2), late=0.06, loss=0.1, duplication=0.15, batching=0.2),
-        {"jump": 3, "heal": 2, "one_way": 2, "pause": 1, "crash": 1},
-        seconds=5.0,
-    ),
-    # Clocks jump: elections collide and overtake one another.
-    "elections": Profile(
-        Conditions(delay=(0.005, 0.12), sync=(0.005, 0.1), late=0.03, loss=0.05, duplication=0.1),
-        {"jump": 10, "jump_all": 3, "crash": 2, "restart_all": 2, "isolate_leader": 1, "heal": 3},
-        fault_rate=6.0,
-        seconds=6.0,
-    ),
-    # Short-lived leaders that leave entries on a few members only: figure 8 of the paper.
-    "figure_8": Profile(
-        Conditions(sync=(0.002, 0.05), late=0.02),
-        {"strand_leader": 6, "jump": 4, "heal": 4, "crash_leader": 2, "restart_all": 3},
-        fault_rate=4.0,
-        seconds=7.0,
-    ),
-    # Leaders that are replaced behind their back, and asked for reads all the while.
-    "usurpers": Profile(
-        Conditions(late=0.03, late_delay=2.0, duplication=0.03),
-        {"usurp": 6, "heal": 3, "crash_leader": 1, "jump": 2},
-        fault_rate=3.0,
-        reads=8.0,
-        seconds=5.0,
-    ),
-    # Leaders that lose an election and win the next, while much of what was sent to them is late.
-    "reelections": Profile(
-        Conditions(late=0.3, late_delay=1.5, duplication=0.05),
-        {"reelect": 5, "heal": 1, "crash": 1},
-        proposals=16.0,
-        seconds=5.0,
-    ),
-    # Disks so slow that what is being written is cut again by the next leader.
-    "slow_disks": Profile(
-        Conditions(sync=(0.05, 0.4)),
-        {"usurp": 1, "usurp_briefly": 5, "jump": 1, "crash": 1},
-        fault_rate=1.5,
-        seconds=7.0,
-    ),
-    # Everything a little, with every limit low.
-    "limits": Profile(
-        Conditions(
-            loss=0.05,
-            duplication=0.05,
-            late=0.02,
-            batching=0.3,
-            config={
-                "append_bytes_max": 24,
-                "inflight_messages_max": 2,
-                "inflight_bytes_max": 64,
-                "uncommitted_bytes_max": 96,
-                "committed_bytes_max": 20,
-                "pending_reads_max": 2,
-            },
-        ),
-        {"crash": 2, "isolate_leader": 2, "partition": 1, "heal": 4, "jump": 2, "pause": 1, "restart_all": 1},
-        proposals=14.0,
-        reads=8.0,
-        seconds=4.0,
-    ),
-    # The membership changes all the time, by one or by all, while members crash and are cut off.
-    "membership": Profile(
-        Conditions(loss=0.02, duplication=0.02),
-        {
-            "change": 12,
-            "crash": 2,
-            "crash_leader": 2,
-            "isolate_leader": 1,
-            "partition": 1,
-            "heal": 4,
-            "jump": 2,
-        },
-        fault_rate=3.5,
-        seconds=6.0,
-        sessions=1,
-        modern=True,
-    ),
-    # Changes that only a few members see before the next leader makes its own.
-    "rival_changes": Profile(
-        Conditions(sync=(0.002, 0.05), late=0.02),
-        {"change": 4, "change_stranded": 6, "jump": 3, "heal": 4, "crash_leader": 2, "restart_all": 2},
-        fault_rate=4.0,
-        seconds=5.0,
-        modern=True,
-    ),
-    # Members that fall behind and need snapshots, which are slow, fail, and are overtaken.
-    "snapshots": Profile(
-        Conditions(sync=(0.002, 0.06), late=0.03, duplication=0.03, fetch=(0.02, 1.0), fetch_failure=0.3),
-        {"leave_behind": 6, "snapshot": 8, "heal": 2, "crash": 3, "crash_leader": 2, "usurp": 1, "change": 2},
-        fault_rate=3.0,
-        proposals=14.0,
-        seconds=6.0,
-        sessions=2,
-        modern=True,
-    ),
-    # Leadership goes from hand to hand, wished for or not.
-    "transfers": Profile(
-        Conditions(loss=0.02, late=0.03, duplication=0.03),
-        {
-            "transfer": 8,
-            "transfer_cut": 3,
-            "hang_disk": 2,
-            "rumour": 3,
-            "crash_leader": 1,
-            "heal": 4,
-            "isolate_leader": 1,
-            "change": 1,
-        },
-        fault_rate=3.0,
-        proposals=12.0,
-        seconds=5.0,
-        sessions=2,
-        modern=True,
-    ),
-    # Reads by lease: slow messages, leaders that are cut off, handed over and paused, clocks that differ.
-    "leases": Profile(
-        Conditions(delay=(0.005, 0.15), late=0.2, late_delay=0.9),
-        {
-            "isolate_leader": 5,
-            "heal": 3,
-            "transfer": 3,
-            "restart_all": 1,
-            "pause": 1,
-            "crash_leader": 1,
-            "change": 2,
-        },
-        fault_rate=1.2,
-        reads=25.0,
-        seconds=9.0,
-        modern=True,
-        leases=True,
-    ),
-    # Everything at once.
-    "everything": Profile(
-        Conditions(loss=0.03, late=0.02, duplication=0.05, batching=0.1, fetch_failure=0.1),
-        {
-            "change": 6,
-            "change_stranded": 1,
-            "transfer": 2,
-            "transfer_cut": 1,
-            "snapshot": 3,
-            "leave_behind": 2,
-            "hang_disk": 1,
-            "rumour": 1,
-            "crash": 2,
-            "crash_leader": 1,
-            "restart_all": 1,
-            "partition": 1,
-            "one_way": 1,
-            "pause": 1,
-            "jump": 2,
-            "heal": 6,
-        },
-        fault_rate=4.0,
-        seconds=6.0,
-        sessions=2,
-        modern=True,
-    ),
-}
 
 
 class Storm:
@@ -309,8 +112,7 @@ class Storm:
     def restart_all(self) -> None:
         """A random majority crashes and is back at once."""
         for node_id in self.rng.sample(self.cluster.ids, len(self.cluster.ids) // 2 + 1):
-            self.cluster.members[node_id].crash()
-            self.cluster.members[node_id].start()
+            self._restart(self.cluster.members[node_id])
 
     def partition(self) -> None:
         self.cluster.isolate(
@@ -437,6 +239,64 @@ class Storm:
                 when = self.cluster.now + self.rng.uniform(0.0, 1.0)
                 self._later(when, self.cluster.clients.propose, self._anyone(), 1)
 
+    # ── leases ────────────────────────────────────────────────────────────────────────────────────
+
+    def heist(self) -> None:
+        """A member that has lost touch with the leader for a while gets the others' ear when they restart."""
+        leader = self._leader_or_anyone()
+        others = self._other_voters(leader)
+        if len(others) < 2:
+            return
+        thief = self.cluster.members[self.rng.choice(others)]
+        self.cluster.heal()
+        self.cluster.cut[leader.id, thief.id] = self.cluster.cut[thief.id, leader.id] = None
+        begins = self.cluster.now + self.rng.uniform(0.9, 1.6)
+        for node_id in others:
+            if node_id != thief.id:
+                self._later(begins, self._restart, self.cluster.members[node_id])
+        self._later(begins, self.cluster.isolate, [leader.id])
+        self._two_leaders(leader, begins, begins + 1.0)
+
+    def mute_leader(self) -> None:
+        """Nobody hears the leader any more. It hears what they said before for a little longer."""
+        leader = self._leader_or_anyone()
+        self.cluster.heal()
+        for node_id in self.cluster.ids:
+            self.cluster.cut[leader.id, node_id] = None
+        now = self.cluster.now
+        self._later(now + self.rng.uniform(0.6, 0.95), self.cluster.isolate, [leader.id])
+        self._two_leaders(leader, now + 0.9, now + 2.2)
+
+    def hand_over_and_cut(self) -> None:
+        """The leader's word to stand is the last that is heard of it."""
+        leader = self._leader_or_anyone()
+        others = self._other_voters(leader)
+        if not others:
+            return
+        self.cluster.heal()
+        self.cluster.clients.transfer(leader, self.rng.choice(others))
+        now = self.cluster.now
+        self._later(now + self.rng.uniform(0.005, 0.06), self.cluster.isolate, [leader.id])
+        self._two_leaders(leader, now, now + 0.9)
+
+    def _two_leaders(self, old: Member, begins: float, ends: float) -> None:
+        """Writes go to whoever leads the latest term, reads to the old leader."""
+        for _ in range(15):
+            self._later(self.rng.uniform(begins, ends), self._propose_to_latest)
+            self._later(self.rng.uniform(begins, ends), self.cluster.clients.read, old)
+            self._later(self.rng.uniform(begins, ends), self.cluster.clients.read, old)
+
+    def _propose_to_latest(self) -> None:
+        if (leader := self.cluster.leader) is not None:
+            self.cluster.clients.propose(leader, 1)
+
+    def _other_voters(self, leader: Member) -> list[NodeId]:
+        return [node_id for node_id in self.cluster.configuration.voters if node_id != leader.id]
+
+    def _restart(self, member: Member) -> None:
+        member.crash()
+        member.start()
+
     def hang_disk(self) -> None:
         self._leader_or_anyone().hang_disk(self.rng.uniform(0.5, 4.0))
 
@@ -472,6 +332,11 @@ class Storm:
         self.cluster.say(lambda: f"      {asked.id} is asked for {change}: {refused or 'taken'}")
         return leader
 
+    def change_and_crash(self) -> None:
+        """Its leader crashes in whatever phase of a change."""
+        leader = self.change()
+        self._later(self.cluster.now + self.rng.uniform(0.0, 0.15), self._crash, leader)
+
     def change_stranded(self) -> None:
         """A change that its leader can tell to one member at most, while the others elect another leader,
         who is asked for another change."""
@@ -491,7 +356,7 @@ class Storm:
         voters, learners = list(configuration.voters), list(configuration.learners)
         room = len(configuration.ids) < 7
         kind = rng.choice(
-            ("add", "add", "learner", "promote", "demote", "remove", "leader", "mix", "mix", "all")
+            ("add", "add", "learner", "promote", "demote", "remove", "leader", "mix", "mix", "mix", "all")
         )
         if kind in ("add", "learner") and room:
             return Change(add=(self._newcomer(configuration),), learners=kind == "learner")
