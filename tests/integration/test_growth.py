@@ -41,9 +41,9 @@ class Growth:
 
     # ── changes ────────────────────────────────────────────────────────────────────────────────────
 
-    async def add(self) -> MemberProcess:
+    async def add(self, asks: MemberProcess | None = None) -> MemberProcess:
         """One more, that asks one of the others for everything it has to know."""
-        added = self.cluster.new_member(self.chance.choice(self.members))
+        added = self.cluster.new_member(asks or self.chance.choice(self.members))
         async with Client(self.endpoints) as client:
             await client.member_add([added.peer_url], timeout=SETTLE_SECONDS)
         added.start()
@@ -153,8 +153,8 @@ async def test_a_cluster_grows_from_one_to_five_and_shrinks_to_three_and_nothing
 
 async def grown_while_the_leader_dies(growth: Growth) -> MemberProcess:
     """The change is in the log: whoever leads next completes it. So does the new member, killed as well."""
-    added = await growth.add()
     leader = await growth.leader()
+    added = await growth.add(asks=next(member for member in growth.members if member is not leader))
     print(f"kill {leader.name}, which adds {added.name}")
     leader.kill()
     await growth.traffic.progress(growth.cluster.members)

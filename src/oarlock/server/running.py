@@ -13,6 +13,7 @@ from typing import Any
 
 from oarlock.server.config import Settings
 from oarlock.server.server import Server
+from oarlock.storage.files import Files
 
 log = logging.getLogger("oarlock.server")
 
@@ -22,8 +23,11 @@ GC_THRESHOLDS = (50_000, 25, 100)
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def serve(settings: Settings) -> int:
+async def serve(settings: Settings, files: Files | None = None) -> int:
     """Run a member until SIGTERM, SIGINT, its removal from the cluster, or a failure that it cannot outlive.
+
+    Args:
+        files: see `Server`.
 
     Returns:
         the exit code: 0 after a signal or a removal, 1 after a failure.
@@ -41,7 +45,7 @@ async def serve(settings: Settings) -> int:
     # Not the loop's own handlers: those go with the loop, and a second signal would then kill the process.
     for number in _STOP_SIGNALS:
         signal.signal(number, on_signal)
-    server = Server(settings)
+    server = Server(settings, files)
     await server.start()
     gc.collect()
     gc.freeze()  # what start-up made stays: no need to look at it again
@@ -82,8 +86,11 @@ def configure_logging(level: str) -> None:
     root.propagate = False
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, files: Files | None = None) -> int:
     """`oarlock serve`: run a member to its end, on uvloop where there is one.
+
+    Args:
+        files: see `Server`.
 
     Raises:
         UsageError, DataDirError: what the caller asked for cannot be; the message says what to do.
@@ -99,7 +106,7 @@ def run(settings: Settings) -> int:
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
-        code = runner.run(serve(settings))
+        code = runner.run(serve(settings, files))
     if code:
         sys.stderr.flush()
         os._exit(code)  # a worker stuck in a failing disk must not keep the process

@@ -33,6 +33,7 @@ from oarlock.server.config import Settings
 from oarlock.server.health import HealthPages
 from oarlock.server.replica import MemberReplica
 from oarlock.storage import DataDir, DiskSnapshots, DiskStorage
+from oarlock.storage.files import Files
 from oarlock.transport import TcpTransport
 from oarlock.wire.handshake import Invitation, Join, Refusal
 
@@ -53,10 +54,12 @@ class Server:
 
     Args:
         settings: see `oarlock.server.config`.
+        files: the file system below log and snapshots; None: the real one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, files: Files | None = None) -> None:
         self.settings = settings
+        self._files = files
         self._opened = AsyncExitStack()
         self._identity: joining.Identity | None = None
         self._replica: MemberReplica | None = None
@@ -112,12 +115,13 @@ class Server:
         self._opened.push_async_callback(transport.close)
         store = open_store(data_dir)
         self._opened.callback(store.close)
-        snapshots = DiskSnapshots(data_dir.snapshots_dir)
+        snapshots = DiskSnapshots(data_dir.snapshots_dir, files=self._files)
         self._opened.callback(snapshots.close)
         storage = DiskStorage(
             data_dir.wal_dir,
             durable_index=store.applied_index,
             snapshot_index=snapshots.newest_index(),
+            files=self._files,
         )
         self._replica = replica = self._make_replica(identity, store, storage, snapshots, transport)
         self._opened.push_async_callback(replica.close)
