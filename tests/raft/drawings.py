@@ -23,7 +23,8 @@ from oarlock.raft.types import Change, Configuration
 
 from . import dissertation
 from .dissertation import Rule
-from .stage import Stage, parse_change, short_configuration
+from .script import parse_change, short_configuration
+from .stage import Stage
 
 BLOCK = re.compile(r"<!-- drawn: (\S+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
