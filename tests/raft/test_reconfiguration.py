@@ -248,3 +248,26 @@ def test_4_3_a_new_leader_goes_on_from_the_joint_configuration_that_it_finds() -
     acknowledge(raft, 2, 4)
     assert (raft.configuration.voters, raft.configuration.joint) == ((1, 2, 3), False)
     assert raft.configuration.removed == (4, 5)
+
+
+def test_4_1_erratum_neither_does_a_new_leader_promote_before_it_has_committed_in_its_term() -> None:
+    joining = Configuration(
+        voters=(1, 2, 3),
+        learners=(4,),
+        members=tuple(Member(n, f"n{n}") for n in (1, 2, 3, 4)),
+        joining=(4,),
+    )
+    raft = elected(configuration=joining)
+    sent(raft)
+    acknowledge(raft, 4)
+    assert raft.configuration == joining
+    acknowledge(raft, 2)
+    assert raft.configuration.voters == (1, 2, 3, 4)
+
+
+def test_4_2_1_a_learner_that_has_to_be_probed_again_is_not_promoted() -> None:
+    raft = established(configuration=Configuration(voters=(1, 2, 3), learners=(4,)))
+    raft.progress[4].become_probe(3)
+    assert refusal(raft, Change(promote=(4,))) is ChangeReason.NOT_CAUGHT_UP
+    acknowledge(raft, 4)
+    raft.change_membership(Change(promote=(4,)), raft.now)
