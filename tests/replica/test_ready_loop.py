@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from typing import Any
 
+import google_crc32c
 import pytest
 
 from oarlock.errors import Busy, DiskFailure, InvariantViolated
 from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, Entry, EntryKind, HardState, Member, Message, Raft, bootstrap
+from oarlock.raft.membership import encode_configuration
 from oarlock.raft.messages import (
     AppendEntries,
     AppendEntriesReply,
+    InstallSnapshot,
+    InstallSnapshotReply,
     PreVote,
     PreVoteReply,
     Propose,
@@ -24,7 +28,7 @@ from oarlock.raft.messages import (
     RequestVote,
     RequestVoteReply,
 )
-from oarlock.raft.types import Recovered
+from oarlock.raft.types import LogBase, Recovered, Snapshot
 from oarlock.replica.changes import Changes
 from oarlock.replica.conditions import Conditions
 from oarlock.replica.fetching import Fetching
@@ -38,6 +42,7 @@ from tests.replica.cluster import at_once
 
 US, LEADER, OTHER = 1, 2, 3
 GROUP = 7
+SNAPSHOT = b"the state"
 
 
 class Bench:
@@ -52,6 +57,9 @@ class Bench:
         self.proposals = Proposals(5, 5, count_max=10, bytes_max=1000, batch_bytes_max=1000)
         self.reads = Reads(5, count_max=10, retry_after=1.0)
         self.failures: list[BaseException] = []
+        self.events: list[str] = []
+        """What storage, transport and machine were asked to do about snapshots."""
+        self.ready_loop: ReadyLoop
         self.configurations: list[int] = []
         self.conditions = Conditions()
         parts: dict[str, Any] = {
@@ -74,7 +82,7 @@ class Bench:
             self.raft,
             self,  # type: ignore[arg-type]
             self.snapshot_storage,
-            self,  # type: ignore[arg-type]
+            self,
             GROUP,
             on_installed=snapshots.installed,
             **parts,
@@ -125,11 +133,15 @@ class Bench:
         hard_state: HardState | None,
         entries: Sequence[Entry],
         on_durable: Callable[[BaseException | None], None],
+        base: LogBase | None = None,
     ) -> None:
         if self.storage_trouble is not None:
             raise self.storage_trouble
         self.stores += 1
+        self.events.append(f"store {len(entries)} behind {base}")
         self.storing.append((hard_state, entries, on_durable))
+
+    def compact(self, index: int) -> None: ...
 
     async def close(self) -> None: ...
 
@@ -139,7 +151,17 @@ class Bench:
         assert group == GROUP
         self.sent += messages
 
-    def register(self, group: int, on_messages: Callable[[list[Message]], None]) -> None: ...
+    def register(self, group: int, on_messages: Callable[[list[Message]], None], **_: Any) -> None: ...
+
+    def set_removed(self, group: int, removed: Iterable[int]) -> None: ...
+
+    def serve_snapshots(self, group: int, open_snapshot: Any) -> None: ...
+
+    async def fetch_snapshot(
+        self, group: int, source: int, index: int, offset: int
+    ) -> AsyncGenerator[bytes, None]:
+        self.events.append(f"fetch {index} from {source}")
+        yield SNAPSHOT[offset:]
 
     def unregister(self, group: int) -> None: ...
 
@@ -157,6 +179,12 @@ class Bench:
             raise self.trouble
         self.applied += [command.data for command in commands]
         return [None for _ in commands]
+
+    def prepare(self, chunks: Iterable[bytes]) -> bytes:
+        return b"".join(chunks)
+
+    def install(self, prepared: bytes, applied_index: int) -> None:
+        self.events.append(f"install {prepared!r} as of {applied_index}")
 
     # What a test does.
 
@@ -306,6 +334,77 @@ async def test_a_refused_batch_is_answered_or_sent_again_in_a_later_term() -> No
     assert again.commands == first.commands
     assert await bench.receive(ProposeReply(3, OTHER, US, again.batch, busy=True)) == []
     assert [type(error) for error in errors] == [Busy]
+
+
+def install_snapshot(index: int, term: int, round: int = 1) -> InstallSnapshot:
+    members = tuple(Member(id_, f"m{id_}") for id_ in (US, LEADER, OTHER))
+    snapshot = Snapshot(index, term, Configuration((US, LEADER, OTHER), members=members), 1)
+    checksum = google_crc32c.value(SNAPSHOT)
+    return InstallSnapshot(2, LEADER, US, snapshot, len(SNAPSHOT), checksum, round)
+
+
+async def until(bench: Bench, event: str) -> None:
+    for _ in range(100):
+        if any(event in seen for seen in bench.events):
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"no {event}: {bench.events}")
+
+
+async def test_an_offered_snapshot_is_made_durable_then_installed_then_acknowledged() -> None:
+    bench = Bench()
+    await bench.receive(install_snapshot(50, 2))
+    await bench.durable()  # the term
+    bench.events.clear()
+    bench.sent.clear()
+    await until(bench, "install")
+    assert bench.events == [
+        "fetch 50 from 2",
+        "store 0 behind LogBase(index=50, term=2)",
+        "install b'the state' as of 50",
+    ]
+    assert bench.snapshot_storage.load() is not None, "durable before anything else"
+    assert bench.raft.applied_index == 50
+    assert not [message for message in bench.sent if getattr(message, "match_index", 0) == 50]
+    promises = await bench.durable()
+    assert [message.match_index for message in promises if isinstance(message, InstallSnapshotReply)] == [50]
+    await bench.receive(append(2, previous=(50, 2), commit=51))
+    await bench.durable()
+    assert bench.applied == [b"51"]
+
+
+async def test_what_waits_for_entries_that_a_snapshot_replaced_is_answered() -> None:
+    bench = Bench()
+    now = asyncio.get_running_loop().time()
+    await bench.receive(append(2))
+    answers: list[Any] = []
+    bench.proposals.add(b"x", lambda result, error: answers.append(error), None, 60, now)
+    bench.reads.add(answers.append, 60, now)
+    bench.ready_loop.schedule()
+    await bench.run()
+    sent = await bench.durable()
+    [question] = [message for message in sent if isinstance(message, ReadIndex)]
+    await bench.receive(ReadIndexReply(2, LEADER, US, question.context, 40))
+    assert answers == []
+    await bench.receive(install_snapshot(50, 2))
+    await until(bench, "install")
+    assert sorted(map(str, answers)) == ["None", "a snapshot took the place of the command's entry"]
+
+
+async def test_a_new_configuration_is_told_when_it_is_appended_and_when_it_is_committed() -> None:
+    bench = Bench()
+    await bench.receive(append(2))
+    bench.configurations.clear()
+    members = tuple(Member(id_, f"m{id_}") for id_ in (US, LEADER))
+    entry = Entry(
+        3, 2, EntryKind.CONFIGURATION, encode_configuration(Configuration((US, LEADER), members=members))
+    )
+    await bench.receive(AppendEntries(2, LEADER, US, 2, 2, 1, (entry,), 2))
+    assert bench.configurations == [3], "in effect when it is appended"
+    await bench.durable()
+    await bench.durable()
+    await bench.receive(AppendEntries(2, LEADER, US, 3, 2, 3, (), 3))
+    assert bench.configurations == [3, 3], "and again when it is committed"
 
 
 async def test_a_read_that_the_leader_cannot_confirm_is_asked_of_the_next_leader_at_once() -> None:

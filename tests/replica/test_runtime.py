@@ -21,7 +21,7 @@ from oarlock.errors import (
 )
 from oarlock.machine import Command
 from oarlock.raft import Config, Configuration, HardState, Message
-from oarlock.raft.messages import Propose, ReadIndex
+from oarlock.raft.messages import Propose, ReadIndex, ReadIndexReply
 from oarlock.replica import Runtime, RuntimeLimits
 from oarlock.storage import MemoryStorage
 from oarlock.transport import ChannelNetwork
@@ -384,6 +384,69 @@ async def test_an_idle_cluster_keeps_its_leader_and_an_idle_follower_stores_noth
         await asyncio.sleep(100 * ELECTION_TIMEOUT)
         assert leader.runtime.term == term
         assert operations == []
+
+
+async def test_a_member_that_is_far_behind_with_applying_takes_no_commands() -> None:
+    async with Cluster(limits=RuntimeLimits(apply_lag_max=100)) as cluster:
+        follower, leader = await cluster.follower(), await cluster.leader()
+        await follower.runtime.submit(b"x")
+        raft = follower.runtime.raft
+        raft.log.commit_index, commit = raft.applied_index + 101, raft.log.commit_index
+        with pytest.raises(Busy, match="101 entries yet to apply"):
+            await follower.runtime.submit(b"y")
+        raft.log.commit_index = commit
+        await follower.runtime.submit(b"y")
+        await leader.runtime.submit(b"z")
+
+
+class TestStaleness:
+    """Reads that may miss what was committed a little while ago."""
+
+    async def test_a_read_serves_others_from_when_it_was_asked_for_until_its_bound(self) -> None:
+        async with Cluster() as cluster:
+            follower = await cluster.follower()
+            runtime = follower.runtime
+            await runtime.barrier()
+            now = asyncio.get_running_loop().time
+            asked = now()
+            original = follower.transport.lose
+            follower.transport.lose = lambda message: isinstance(message, ReadIndexReply)
+            pending = asyncio.ensure_future(runtime.barrier(60))
+            await asyncio.sleep(0.05)
+            assert runtime._reads.fresh_at <= asked, "what is asked for is not confirmed"
+            follower.transport.lose = original
+            await pending
+            fresh_at = runtime._reads.fresh_at
+            cluster.cut_off = {follower.id}
+            await asyncio.sleep(1.0)
+            age = now() - fresh_at
+            answers: list[BaseException | None] = []
+            runtime.read_barrier(answers.append, max_staleness=age + 0.001)
+            assert answers == [None], "at once"
+            runtime.read_barrier(answers.append, timeout=0.1, max_staleness=age - 0.001)
+            runtime.read_barrier(answers.append, timeout=0.1)
+            assert answers == [None]
+            await asyncio.sleep(0.2)
+            assert [type(answer) for answer in answers[1:]] == [RequestTimeout] * 2
+
+    async def test_age_counts_from_the_question_and_not_from_the_answer(self) -> None:
+        async with Cluster() as cluster:
+            follower = await cluster.follower()
+            runtime = follower.runtime
+            await runtime.barrier()
+            take = follower.transport.receive
+
+            def slow(group: int, message: Message) -> bool:
+                if isinstance(message, ReadIndexReply):
+                    asyncio.get_running_loop().call_later(0.05, take, group, message)
+                    return True
+                return take(group, message)
+
+            follower.transport.receive = slow  # type: ignore[method-assign]
+            asked = asyncio.get_running_loop().time()
+            await runtime.barrier()
+            assert asyncio.get_running_loop().time() - asked >= 0.049
+            assert runtime._reads.fresh_at <= asked + 0.001
 
 
 class TestStart:

@@ -117,7 +117,7 @@ async def test_a_member_starts_from_its_snapshot_and_what_its_log_holds_after_it
             await write(leader, 20)
         before = list(await settle(cluster))
         for node in cluster.nodes.values():
-            await until(lambda node=node: not node.runtime.status().snapshot.writing)  # type: ignore[misc]
+            await until(lambda node=node: not node.runtime.status().snapshot.writing)
             with contextlib.suppress(DiskFailure):
                 await node.crash()
             await node.start()
@@ -222,7 +222,7 @@ class TestTrouble:
                     raise OSError(errno.ENOSPC, "full", str(path))
 
             node._before = before  # type: ignore[method-assign]
-            node.files.before = before  # type: ignore[attr-defined]
+            node.files.before = before
             await write(node, 50)
             await asyncio.sleep(0.5)
             assert node.runtime.status().snapshot.index == 0

@@ -231,6 +231,8 @@ class Storm:
                     return True  # by an attempt that was in doubt
                 if refusal.reason is ChangeReason.NOT_FOUND and wanted.remove:
                     return True
+                if refusal.reason is ChangeReason.NOT_A_LEARNER and wanted.remove:
+                    return True
                 if wanted.promote and refusal.reason is ChangeReason.NOT_CAUGHT_UP and not self.over:
                     await asyncio.sleep(ELECTION_TIMEOUT)
                     continue
@@ -259,6 +261,7 @@ class Storm:
                     await self.restart(cluster.nodes[node_id])
             await operator
             await asyncio.gather(*clients)
+            await self.sort_out()
             for node in self.gone:
                 if node.id not in self.down:
                     await node.stop()
@@ -268,6 +271,17 @@ class Storm:
                 await node.runtime.barrier(30)
             self.judge([node.machine.commands for node in cluster.nodes.values()])
             self.installed = sum(len(node.machine.installed) for node in cluster.nodes.values())
+
+    async def sort_out(self) -> None:
+        """An operator who was left in doubt may have removed somebody without knowing it."""
+        nodes = self.cluster.nodes
+        barriers = {asyncio.ensure_future(node.runtime.barrier(30)): node for node in nodes.values()}
+        done, pending = await asyncio.wait(barriers, return_when=asyncio.FIRST_COMPLETED)
+        configuration = next(barriers[task] for task in done if not task.exception()).runtime.configuration
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        self.gone += [nodes.pop(node_id) for node_id in list(nodes) if node_id not in configuration.ids]
 
     def judge(self, machines: list[list[bytes]]) -> None:
         commands = machines[0]

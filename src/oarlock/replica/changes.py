@@ -212,9 +212,10 @@ class Changes:
         fields = {field: value for field, value in msgspec.structs.asdict(own).items() if value is not None}
 
         def known() -> bool:
-            # In effect and committed: after a start the commit index lags behind the log.
-            committed = raft.configuration_index <= raft.commit_index
-            return committed and raft.configuration.member(raft.id) is not None
+            # In effect, committed and applied, and so durable here: that a member has a name says that it
+            # has begun, and would have lost something if it came back with nothing.
+            applied = raft.configuration_index <= raft.applied_index
+            return applied and raft.configuration.member(raft.id) is not None
 
         while True:
             try:
