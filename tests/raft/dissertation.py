@@ -195,11 +195,14 @@ CHAPTER_3 = (
         "3.10",
         "transfer: no new commands, then the target gets all entries, then TimeoutNow",
         "transfer.begin transfer.advance raft.Raft.transfer_leadership",
-        raft(
-            "transfer::test_3_10_no_new_commands_are_taken_and_those_of_others_are_kept",
-            "transfer::test_3_10_a_target_that_lacks_entries_gets_them_first",
-            f"{STORY}[transfer_lagging_target]",
-            f"{STORY}[transfer_lost_timeout_now]",
+        (
+            *raft(
+                "transfer::test_3_10_no_new_commands_are_taken_and_those_of_others_are_kept",
+                "transfer::test_3_10_a_target_that_lacks_entries_gets_them_first",
+                f"{STORY}[transfer_lagging_target]",
+                f"{STORY}[transfer_lost_timeout_now]",
+            ),
+            "integration/test_handover.py::test_a_leader_that_is_stopped_hands_over_without_an_election_timeout",
         ),
     ),
     Rule(
@@ -215,9 +218,13 @@ CHAPTER_3 = (
         "3.10",
         "a leader looks from time to time whether another is better suited",
         "transfer.timeout types.Member",
-        raft(
-            "transfer::test_3_10_a_leader_hands_over_to_a_preferred_member_that_keeps_up",
-            "transfer::test_a_leader_whose_disk_hangs_hands_over_after_the_bound",
+        (
+            *raft(
+                "transfer::test_3_10_a_leader_hands_over_to_a_preferred_member_that_keeps_up",
+                "transfer::test_a_leader_whose_disk_hangs_hands_over_after_the_bound",
+            ),
+            "integration/test_sick_disk.py::"
+            "test_a_leader_whose_disk_hangs_is_replaced_and_comes_back_as_a_follower",
         ),
     ),
 )
@@ -269,7 +276,11 @@ CHAPTER_4 = (
         "4.1",
         "a change survives the loss of its leader in every phase",
         "reconfiguration.committed",
-        raft(CUT_SHORT),
+        (
+            *raft(CUT_SHORT),
+            "integration/test_growth.py::"
+            "test_a_cluster_grows_from_one_to_five_and_shrinks_to_three_and_nothing_is_lost",
+        ),
     ),
     Rule(
         "4.2.1",
@@ -439,6 +450,8 @@ CHAPTER_5 = (
         "replica.fetching.Fetching",
         (
             "replica/test_snapshots.py::test_a_transfer_that_breaks_goes_on_where_it_got_to",
+            "integration/test_lagging.py::"
+            "test_a_member_that_was_down_catches_up_by_a_snapshot_that_is_cut_twice_while_writes_go_on",
             "storage/test_snapshots.py::"
             "test_any_transfer_in_any_pieces_with_any_breaks_gives_the_bytes_that_were_sent",
         ),

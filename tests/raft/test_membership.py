@@ -11,7 +11,7 @@ from oarlock.raft.membership import (
     decode_configuration,
     encode_configuration,
 )
-from oarlock.raft.types import Configuration, Entry, EntryKind, Member
+from oarlock.raft.types import Configuration, Entry, EntryKind, Member, Snapshot
 
 THREE = Configuration(
     voters=(1, 2, 3),
@@ -79,3 +79,46 @@ def test_configurations_come_in_order() -> None:
     history.appended([configuration_entry(4, 1, 1)])
     with pytest.raises(InvariantViolated, match="in order"):
         history.appended([configuration_entry(3, 1, 1)])
+
+
+def voters_at(history: ConfigurationHistory, index: int) -> tuple[int, tuple[int, ...]]:
+    where, configuration = history.at(index)
+    return where, configuration.voters
+
+
+def three_in_a_row() -> ConfigurationHistory:
+    """In effect from index 1, 5 and 9 on."""
+    history = ConfigurationHistory()
+    history.appended(
+        [configuration_entry(1, 1, 1), configuration_entry(5, 1, 1, 2), configuration_entry(9, 1, 1, 2, 3)]
+    )
+    return history
+
+
+def test_each_index_has_the_configuration_that_was_in_effect_there() -> None:
+    history = three_in_a_row()
+    assert [voters_at(history, index)[0] for index in (1, 4, 5, 8, 9, 99)] == [1, 1, 5, 5, 9, 9]
+    assert voters_at(history, 0) == (0, ())
+
+
+@pytest.mark.parametrize("base", range(1, 12))
+def test_compaction_forgets_nothing_that_is_in_effect_at_the_base_or_behind_it(base: int) -> None:
+    history, whole = three_in_a_row(), three_in_a_row()
+    history.compacted(base)
+    for index in range(base, 12):
+        assert history.at(index) == whole.at(index)
+    assert history.current == whole.current
+    if base >= 5:
+        assert history.at(1) != whole.at(1), "what was in effect before is forgotten"
+
+
+def test_a_snapshot_brings_the_configuration_at_its_index_and_takes_all_others() -> None:
+    snapshot = Snapshot(20, 3, Configuration(voters=(7, 8)), 17)
+    history = three_in_a_row()
+    history.restarted(snapshot)
+    assert (history.index, history.current.voters) == (17, (7, 8))
+    assert voters_at(ConfigurationHistory(snapshot), 20) == (17, (7, 8))
+    assert history.truncated(21) is False
+    assert history.appended([configuration_entry(21, 3, 7)])
+    assert history.truncated(21) is True
+    assert history.current.voters == (7, 8)

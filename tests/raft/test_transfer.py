@@ -9,6 +9,7 @@ import pytest
 
 from oarlock.errors import ChangeReason, ChangeRefused, NotLeader
 from oarlock.raft.messages import AppendEntries, AppendEntriesReply, Propose, ProposeReply, TimeoutNow
+from oarlock.raft.progress import ProgressState
 from oarlock.raft.raft import Raft
 from oarlock.raft.roles import Role
 from oarlock.raft.types import Change, Configuration, EntryKind, Member
@@ -201,6 +202,17 @@ def test_a_preferred_member_that_is_away_or_behind_is_left_alone() -> None:
     raft = elected(configuration=prioritised(n3=1))
     while raft.now < 10.0:
         beat(raft, 2)
+        assert raft.transferring == 0
+
+
+def test_a_preferred_member_whose_log_is_not_known_to_agree_is_left_alone() -> None:
+    raft = established(configuration=prioritised(n3=1))
+    while raft.now < 10.0:
+        raft.progress[3].state = ProgressState.PROBE
+        raft.timeout(raft.deadline)
+        sent(raft)
+        acknowledge(raft, 2)
+        raft.progress[3].heard_at = raft.now
         assert raft.transferring == 0
 
 
