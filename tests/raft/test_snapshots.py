@@ -165,6 +165,7 @@ def test_the_log_goes_on_from_a_snapshot_that_takes_long_to_write() -> None:
     named = raft.snapshot_at(raft.applied_index)
     grow(raft, 30, 2)
     raft.snapshot_taken(StoredSnapshot(named, 1000, 1), raft.now)
+    grow(raft, 1, 2)  # before the next heartbeat, which offers it
     raft.timeout(raft.deadline)
     (message,) = [message for message in sent(raft) if message.to == 3]
     assert isinstance(message, InstallSnapshot)

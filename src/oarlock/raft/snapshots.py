@@ -48,6 +48,12 @@ def taken(raft: Raft, stored: StoredSnapshot) -> None:
         raft.snapshot = stored
         if raft.trace is not None:
             raft.trace(trace.SnapshotTaken(raft.id, stored.snapshot.index, stored.size))
+    if raft.leading is not None:
+        # Those who waited for it have it on offer from now on, so that the log goes on from it until they are
+        # told: with the next heartbeat.
+        for progress in raft.leading.progress.values():
+            if progress.state is ProgressState.SNAPSHOT and progress.snapshot is None:
+                progress.snapshot = raft.snapshot
 
 
 def trim(raft: Raft) -> None:
