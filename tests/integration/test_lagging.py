@@ -10,8 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +18,7 @@ import pytest_asyncio
 
 from oarlock.client import Client
 from oarlock.server.processes import MemberProcess, PortReservation, ProcessCluster, http_get
+from tests.integration.memory import Memory, rounded
 from tests.integration.proxy import Passage, Proxy
 from tests.integration.traffic import Traffic, agreed_hash, write_keys
 
@@ -30,35 +29,6 @@ WARM_UP_KEYS = 30_000
 KEYS = 200_000
 MEMORY_RATIO_MAX = 1.5
 CATCH_UP_SECONDS = 60.0
-
-
-class Memory:
-    """What a process holds, in MiB: the most of what was seen while it was watched."""
-
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
-        self.peak = self.now()
-
-    def now(self) -> dict[str, float]:
-        """VmRSS is resident; RssAnon of it is the process's own, RssFile pages of the store's file."""
-        lines = Path(f"/proc/{self._pid}/status").read_text().splitlines()
-        values = dict(line.split(":", 1) for line in lines)
-        return {name: int(values[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon", "RssFile")}
-
-    @asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._watch())
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _watch(self) -> None:
-        while True:
-            now = self.now()
-            self.peak = {name: max(value, now[name]) for name, value in self.peak.items()}
-            await asyncio.sleep(0.02)
 
 
 class Scene:
@@ -122,10 +92,6 @@ async def caught_up(member: MemberProcess) -> None:
 def installed(member: MemberProcess) -> int:
     """How many snapshots it fetched and installed."""
     return member.log_file.read_text().count("installed a snapshot of")
-
-
-def rounded(memory: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.0f} MiB" for name, value in memory.items())
 
 
 async def test_a_member_that_was_down_catches_up_by_a_snapshot_that_is_cut_twice_while_writes_go_on(

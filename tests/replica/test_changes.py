@@ -13,6 +13,8 @@ from oarlock.raft.messages import ChangeMembership, ChangeMembershipReply, Timeo
 from oarlock.raft.types import Change
 from oarlock.replica import OwnEntry
 from oarlock.replica.changes import is_made
+from oarlock.storage import LoopWorker
+from oarlock.storage.disk import Append
 from tests.replica.cluster import ELECTION_TIMEOUT, Cluster, Node
 from tests.replica.test_snapshots import SOON, settle, until, write
 
@@ -217,6 +219,30 @@ class TestWhatTheSettingsSay:
                 await node.runtime.barrier(10)
             await asyncio.sleep(10 * ELECTION_TIMEOUT)
             assert cluster.nodes[1].runtime.raft.configuration_index == index, "nothing is said twice"
+
+    async def test_a_new_member_says_its_name_when_it_has_something_to_lose_and_not_before(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Regression: killed before its log was durable, it was refused at its next start, as one that had
+        been started before and had forgotten everything."""
+
+        class NoEntryIsEverDurable(LoopWorker[Append]):
+            def submit(self, item: Append) -> None:
+                if not item.entries:
+                    super().submit(item)
+
+        async with Cluster() as cluster:
+            leader = await cluster.leader()
+            await leader.runtime.change_membership(Change(add=(Member(4, ""),), learners=True))
+            monkeypatch.setattr("tests.replica.cluster.LoopWorker", NoEntryIsEverDurable)
+            node = cluster.nodes[4] = Node(cluster, 4)
+            node.initial, node.own = None, OwnEntry(name="d")
+            await node.start()
+            await until(lambda: node.runtime.commit_index >= leader.runtime.raft.configuration_index, 30)
+            await asyncio.sleep(20 * ELECTION_TIMEOUT)
+            member = leader.runtime.configuration.member(4)
+            assert member is not None
+            assert not member.name
 
     async def test_leadership_moves_to_the_member_that_is_preferred(self) -> None:
         cluster = Cluster()
