@@ -85,7 +85,8 @@ OBEYED: tuple[Option, ...] = (
         "snapshot-count",
         Kind.COUNT,
         "100000",
-        "Log entries after which a snapshot is due. It is also due after 64 MiB of log.",
+        "Log entries after which a snapshot is due, as it is after 64 MiB of log; but not before the log is "
+        "four times as large as the last snapshot.",
     ),
     Option(
         "member-priority",

@@ -165,7 +165,7 @@ class Server:
             ),
             storage=storage,
             snapshots=snapshots,
-            policy=SnapshotPolicy(entries=settings.snapshot_count),
+            policy=snapshot_policy(settings.snapshot_count),
             transport=transport,
             group=GROUP,
             clock=time.monotonic,  # the loop's clock, but read anew each time: what leases rest on
@@ -218,6 +218,12 @@ class Server:
             data_dir.close(clean=problem is None and self._stopping)
 
         return leave
+
+
+def snapshot_policy(entries: int) -> SnapshotPolicy:
+    """Who wants snapshots often wants a short log: no more is kept behind one than came since the last."""
+    usual = SnapshotPolicy(entries=entries)
+    return replace(usual, trailing_entries=min(usual.trailing_entries, entries))
 
 
 def open_store(data_dir: DataDir) -> Store:
