@@ -8,6 +8,7 @@ import pytest
 
 from oarlock.raft.messages import AppendEntries, AppendEntriesReply, PreVote, RequestVote
 from oarlock.raft.raft import Raft
+from oarlock.raft.types import Configuration
 
 from .alone import core, elected, established, sent
 
@@ -122,6 +123,14 @@ def test_6_4_1_who_has_just_started_does_not_know_whom_it_heard_and_refuses_for_
     without = core(term=2)
     without.step(PreVote(3, 3, 1, 99, 6), 0.1)
     assert [reply.granted for reply in sent(without)] == [True]
+
+
+def test_6_4_1_nor_does_the_only_voter_stand_before() -> None:
+    """Two members, and the leader removes itself: the other has the configuration in which it is alone, and
+    has granted a lease, when it restarts."""
+    alone = Configuration(voters=(1,))
+    assert core(lease_reads=True, configuration=alone).deadline == 1.0
+    assert core(configuration=alone).deadline == 0.0
 
 
 def test_6_4_1_whom_the_leader_asked_to_stand_is_no_rival() -> None:

@@ -216,6 +216,23 @@ def test_a_preferred_member_whose_log_is_not_known_to_agree_is_left_alone() -> N
         assert raft.transferring == 0
 
 
+def test_a_preferred_member_whose_disk_does_not_keep_up_stops_no_writes() -> None:
+    """Regression: it answers, so it was handed over to in vain, again and again: for a quarter of the time no
+    command was taken."""
+    raft = established(configuration=prioritised(n3=1))
+    raft.propose([b"x"], raft.now)
+    while raft.now < 10.0:
+        raft.timeout(raft.deadline)
+        sent(raft)
+        acknowledge(raft, 2)
+        assert raft.leading is not None
+        raft.step(AppendEntriesReply(raft.term, 3, 1, True, 2, raft.leading.round), raft.now)
+        assert raft.transferring == 0
+    beat(raft, 2, 3)
+    raft.timeout(raft.deadline)
+    assert raft.transferring == 3, "it has caught up"
+
+
 def test_an_attempt_that_failed_is_not_repeated_at_once() -> None:
     raft = established(configuration=prioritised(n3=1))
     attempts = []

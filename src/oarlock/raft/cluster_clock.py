@@ -35,8 +35,8 @@ class ClusterClock:
         if time < self.time:
             return
         if time == self.read(now):
-            # A stamp of our own: what it lacks to the time now is less than a millisecond, and is kept. Else a
-            # leader that stamps a thousand times a second would hold the clock.
+            # A stamp of our own: what it lacks to the time now is less than a millisecond, and is kept. Else
+            # a leader that stamps a thousand times a second would hold the clock.
             self._known_at += (time - self.time) / 1000
         else:
             self._known_at = now

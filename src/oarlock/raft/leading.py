@@ -81,7 +81,7 @@ class Leading:
         self.uncommitted_bytes = 0
         self.transfer: Transfer | None = None
         self.preferred_at = now
-        """When we last looked for a member that operators prefer, or took over."""
+        """When we last tried to hand over to a member that operators prefer, or took over."""
         self.turns: dict[NodeId, float] = {}
         """Who may write a snapshot now, and until when we believe so."""
 

@@ -170,7 +170,8 @@ class Raft:
         self._election_deadline = math.inf
         self.rearm_election(now)
         if self.alone:
-            self._election_deadline = now  # nobody to wait for
+            # Nobody to wait for, but a leader that has just made us the only voter may hold a lease.
+            self._election_deadline = max(now, self.lease_granted_until)
 
     # ── what others may look at ────────────────────────────────────────────────────────────────────
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from oarlock.raft.raft import Raft
 
 _PREFERENCE_TIMEOUTS = 4
-"""A leader looks for a preferred member that often, in election timeouts: an attempt that failed is not
-repeated at once."""
+"""A leader looks for a preferred member no sooner, in election timeouts, after it took over or tried to hand
+over: an attempt that failed is not repeated at once."""
 
 
 def begin(raft: Raft, target: NodeId, of_sick_disk: bool = False) -> NodeId:
@@ -96,9 +96,9 @@ def timeout(raft: Raft) -> None:
         if target != NOBODY:
             begin(raft, target, of_sick_disk=True)
     elif raft.now - leading.preferred_at >= _PREFERENCE_TIMEOUTS * raft.config.election_timeout:
-        leading.preferred_at = raft.now
         target = _preferred(raft)
         if target != NOBODY:
+            leading.preferred_at = raft.now
             begin(raft, target)
 
 
@@ -155,6 +155,7 @@ def _preferred(raft: Raft) -> NodeId:
         and _priority(raft, peer) > own
         and _in_touch(raft, progress)
         and progress.state is ProgressState.REPLICATE
+        and progress.match_index >= raft.commit_index  # all writes wait for it, so not for its disk, too
     ]
     return -max(candidates)[2] if candidates else NOBODY
 
