@@ -94,6 +94,8 @@ class Cluster:
         self.members: dict[NodeId, Member] = {}
         self.cut: dict[tuple[NodeId, NodeId], None] = {}
         """Ordered pairs (from, to) between which nothing arrives."""
+        self.slow: dict[tuple[NodeId, NodeId], float] = {}
+        """Ordered pairs between which everything takes so many seconds longer."""
         self.clients = Clients(self)
         self._serial = 0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
@@ -159,7 +161,8 @@ class Cluster:
             return
         if conditions.loss and rng.random() < conditions.loss:
             return
-        self.at(self.now + self._travel(), self._deliver, message)
+        longer = self.slow.get((message.sender, message.to), 0.0)
+        self.at(self.now + longer + self._travel(), self._deliver, message)
         if isinstance(message, Propose | ChangeMembership):
             return  # connections do not duplicate what they carry, and these would count twice
         if conditions.duplication and rng.random() < conditions.duplication:
@@ -191,6 +194,7 @@ class Cluster:
 
     def heal(self) -> None:
         self.cut.clear()
+        self.slow.clear()
 
     # ── for the end of a run ──────────────────────────────────────────────────────────────────────
 

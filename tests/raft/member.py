@@ -413,6 +413,11 @@ class Member:
         else:
             self._arm()
 
+    @property
+    def due(self) -> float:
+        """When its timer will fire; 0 if it has none."""
+        return 0.0 if self.raft is None else self._moment(self.raft.deadline)
+
     def jump(self) -> None:
         """Its clock jumps forward to its deadline, and its timer fires before anything else arrives.
 

@@ -854,7 +854,7 @@ MUTATIONS = (
         "if session is None:",
         "if session is None:\n        session = _Session(id_, 60000, self.now)\n        "
         "self._add(session)\n    if False:",
-        profile="transfers",
+        profile="everything",
     ),
     Mutation(
         "cluster_clock_forgets_the_log",

@@ -1,8 +1,8 @@
 """What storms are made of: each profile stresses one thing in earnest.
 
 The first nine are about the plain algorithm, with a fixed membership and endless logs. The others mix in
-changes of the membership, snapshots, transfers, sick disks, sessions and leases; their logs are trimmed all the
-time.
+changes of the membership, snapshots, transfers, sick disks, sessions and leases; their logs are trimmed all
+the time.
 """
 
 from __future__ import annotations
@@ -176,8 +176,9 @@ PROFILES: dict[str, Profile] = {
             "pause": 1,
             "change": 1,
         },
-        fault_rate=0.5,
-        reads=5.0,
+        fault_rate=1.0,
+        proposals=0.7,
+        reads=4.0,
         seconds=14.0,
         trials=("handed_over", "leader_isolated", "left_behind"),
         leases=True,

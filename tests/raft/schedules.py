@@ -48,6 +48,14 @@ class Outcome:
     executed: int
 
 
+_TURNS = [*PROFILES, *(name for name, profile in PROFILES.items() if profile.trials)]
+
+
+def profile_of(seed: int) -> str:
+    """The seed's own profile. Those with a changing membership have two turns, the others one."""
+    return _TURNS[seed % len(_TURNS)]
+
+
 def run_schedule(
     seed: int,
     *,
@@ -66,7 +74,7 @@ def run_schedule(
         log: receives one line per event.
     """
     rng = random.Random(seed)
-    name = profile or list(PROFILES)[seed % len(PROFILES)]
+    name = profile or profile_of(seed)
     chosen = PROFILES[name]
     vary = rng.uniform(0.3, 1.5)
     conditions = replace(

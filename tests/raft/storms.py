@@ -38,6 +38,8 @@ class Storm:
         self.sessions = [Session(cluster, number) for number in range(profile.sessions)]
         cluster.clients.sessions.extend(self.sessions)
         self.over = False
+        self.busy_until = 0.0
+        """A plot is being carried out: no other faults until then."""
 
     def start(self) -> None:
         self.cluster.at(self._in(self.profile.fault_rate), self._fault)
@@ -69,9 +71,10 @@ class Storm:
     def _fault(self) -> None:
         if self.over:
             return
-        name = self.rng.choices(self.names, self.weights)[0]
-        self.cluster.say(lambda: f"fault {name}")
-        getattr(self, name)()
+        if self.cluster.now >= self.busy_until:
+            name = self.rng.choices(self.names, self.weights)[0]
+            self.cluster.say(lambda: f"fault {name}")
+            getattr(self, name)()
         self.cluster.at(self._in(self.profile.fault_rate), self._fault)
 
     def _propose(self) -> None:
@@ -250,22 +253,28 @@ class Storm:
         thief = self.cluster.members[self.rng.choice(others)]
         self.cluster.heal()
         self.cluster.cut[leader.id, thief.id] = self.cluster.cut[thief.id, leader.id] = None
-        begins = self.cluster.now + self.rng.uniform(0.9, 1.6)
+        self.busy_until = self.cluster.now + 0.8
+        self._later(self.busy_until, self._heist_begins, leader, thief, others)
+
+    def _heist_begins(self, leader: Member, thief: Member, others: list[NodeId]) -> None:
+        begins = min(max(self.cluster.now, thief.due - self.rng.uniform(0.0, 0.04)), self.cluster.now + 2.0)
         for node_id in others:
             if node_id != thief.id:
                 self._later(begins, self._restart, self.cluster.members[node_id])
         self._later(begins, self.cluster.isolate, [leader.id])
-        self._two_leaders(leader, begins, begins + 1.0)
+        self._two_leaders(leader, begins + 0.05, begins + 0.9)
 
     def mute_leader(self) -> None:
-        """Nobody hears the leader any more. It hears what they said before for a little longer."""
+        """Nobody hears the leader any more, while it still hears what they said a while ago."""
         leader = self._leader_or_anyone()
         self.cluster.heal()
+        slow = self.rng.uniform(0.7, 0.95)
         for node_id in self.cluster.ids:
-            self.cluster.cut[leader.id, node_id] = None
-        now = self.cluster.now
-        self._later(now + self.rng.uniform(0.6, 0.95), self.cluster.isolate, [leader.id])
-        self._two_leaders(leader, now + 0.9, now + 2.2)
+            self.cluster.slow[node_id, leader.id] = slow
+        mute_at = self.cluster.now + self.rng.uniform(1.0, 1.5)
+        for node_id in self.cluster.ids:
+            self._later(mute_at, self.cluster.cut.__setitem__, (leader.id, node_id), None)
+        self._two_leaders(leader, mute_at + 1.1, mute_at + 2.2)
 
     def hand_over_and_cut(self) -> None:
         """The leader's word to stand is the last that is heard of it."""
@@ -281,6 +290,7 @@ class Storm:
 
     def _two_leaders(self, old: Member, begins: float, ends: float) -> None:
         """Writes go to whoever leads the latest term, reads to the old leader."""
+        self.busy_until = ends
         for _ in range(15):
             self._later(self.rng.uniform(begins, ends), self._propose_to_latest)
             self._later(self.rng.uniform(begins, ends), self.cluster.clients.read, old)
