@@ -110,6 +110,49 @@ async def test_a_member_that_was_away_for_long_gets_a_snapshot_while_writes_go_o
         assert follower.runtime.raft.log.first_index > 100
 
 
+async def test_a_snapshot_that_was_installed_takes_the_place_of_older_ones_on_disk() -> None:
+    async with Cluster(policy=SOON) as cluster:
+        follower = await cluster.follower()
+        leader = await cluster.leader()
+        await write(leader, 30)
+        await until(lambda: follower.runtime.status().snapshot.index > 0)
+        await follower.stop()
+        for _ in range(10):
+            await write(leader, 20)
+        await follower.start()
+        await settle(cluster)
+        assert follower.machine.installed
+        await until(lambda: len(follower.files.list_dir(SNAPSHOTS)) == 1)
+
+
+async def test_a_snapshot_that_a_newer_one_overtook_while_it_was_written_counts_for_nothing() -> None:
+    async with Cluster(policy=SOON) as cluster:
+        follower = await cluster.follower()
+        leader = await cluster.leader()
+        own = follower.runtime._snapshots
+        in_thread, overtaken = own._in_thread, asyncio.Event()
+
+        async def slow(function: Any, *args: Any) -> Any:
+            if function.__name__ == "write":
+                await overtaken.wait()
+            return await in_thread(function, *args)
+
+        own._in_thread = slow
+        await write(leader, 30)
+        await until(lambda: own.writing)
+        cluster.cut_off.add(follower.id)
+        for _ in range(10):
+            await write(leader, 20)
+        cluster.cut_off.clear()
+        await until(lambda: bool(follower.machine.installed))
+        overtaken.set()
+        await until(lambda: not own.writing)
+        assert own._entries >= 0, "or the next one would be late"
+        leading = leader.runtime.raft.leading
+        assert leading is not None
+        await until(lambda: follower.id not in leading.turns)
+
+
 async def test_a_member_starts_from_its_snapshot_and_what_its_log_holds_after_it() -> None:
     async with Cluster(policy=SOON) as cluster:
         leader = await cluster.leader()

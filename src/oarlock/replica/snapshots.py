@@ -124,6 +124,7 @@ class Snapshots:
         self._timer: asyncio.TimerHandle | None = None
         """When to ask again, for the answer or after a failure."""
         self._writing: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
         self._closed = False
         self._served = _Served(clock)
 
@@ -202,9 +203,7 @@ class Snapshots:
             finally:
                 capture.close()
             if not self._closed:
-                self._entries -= entries
-                self._bytes -= size
-                self._written(stored)
+                self._written(stored, entries, size)
                 await self._tidy(storage)
         except Exception as error:
             if not self._closed:
@@ -219,17 +218,20 @@ class Snapshots:
                 raise _GivenUp("the member stops")
             yield chunk
 
-    def _written(self, stored: StoredSnapshot) -> None:
+    def _written(self, stored: StoredSnapshot, entries: int, size: int) -> None:
+        """It is durable, and covers so many entries of such a size."""
         self._failures = 0
-        if self.newest is not None and self.newest.snapshot.index >= stored.snapshot.index:
-            return  # a newer one was received meanwhile
-        self._became_newest(stored)
         now = self._clock()
-        self._raft.snapshot_taken(stored, now)
+        if self.newest is None or stored.snapshot.index > self.newest.snapshot.index:
+            self._entries -= entries
+            self._bytes -= size
+            self._became_newest(stored)
+            self._raft.snapshot_taken(stored, now)
+            _log.info("wrote a snapshot of %d bytes up to index %d", stored.size, stored.snapshot.index)
+            if stored.snapshot.index > self._policy.trailing_entries:
+                self._log_storage.compact(stored.snapshot.index - self._policy.trailing_entries)
+        # Else a newer one was received meanwhile.
         self._raft.snapshot_turn_done(now)
-        _log.info("wrote a snapshot of %d bytes up to index %d", stored.size, stored.snapshot.index)
-        if stored.snapshot.index > self._policy.trailing_entries:
-            self._log_storage.compact(stored.snapshot.index - self._policy.trailing_entries)
         self._wake()
 
     def _not_written(self, error: Exception) -> None:
@@ -252,14 +254,16 @@ class Snapshots:
         self._wake()
 
     async def _tidy(self, storage: SnapshotStorage) -> None:
-        """Delete what is neither the newest, nor on offer to a follower, nor on its way to one."""
-        offered = [
+        """Delete what is neither the newest, nor on offer to a follower, nor on its way to one, or to us."""
+        wanted = [
             progress.snapshot.snapshot.index
             for progress in self._raft.progress.values()
             if progress.snapshot is not None
         ]
+        if self._raft.fetching is not None:
+            wanted.append(self._raft.fetching.snapshot.index)
         try:
-            await self._in_thread(storage.keep, [*offered, *self._served.indexes()])
+            await self._in_thread(storage.keep, [*wanted, *self._served.indexes()])
         except StorageError as error:
             _log.warning("old snapshots could not be deleted: %s", error)
 
@@ -269,6 +273,14 @@ class Snapshots:
         """A snapshot that was received has replaced log and state."""
         self._entries = self._bytes = 0
         self._became_newest(stored)
+        if self._storage is not None and self._tidying is None:
+            self._tidying = asyncio.get_running_loop().create_task(self._tidy(self._storage))
+            self._tidying.add_done_callback(self._tidied)
+
+    def _tidied(self, task: asyncio.Task[None]) -> None:
+        self._tidying = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail(error)
 
     def _became_newest(self, stored: StoredSnapshot) -> None:
         self.newest = stored
@@ -285,8 +297,8 @@ class Snapshots:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._writing is not None:
-            await asyncio.wait([self._writing])
+        if tasks := [task for task in (self._writing, self._tidying) if task is not None]:
+            await asyncio.wait(tasks)
 
 
 class _GivenUp(OarlockError):
