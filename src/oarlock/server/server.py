@@ -206,10 +206,16 @@ class Server:
         """
         first, self._stopping = not self._stopping, True
         if first and self._replica is not None and not self._replica.failed.done():
-            successor = await self._replica.hand_over()
-            if successor:
-                log.info("handed leadership over to %x", successor)
+            await self._take_leave(self._replica)
         await self._opened.aclose()
+
+    async def _take_leave(self, replica: MemberReplica) -> None:
+        if replica.removed.done():
+            # Who asked for the removal is answered. All else that is under way here would wait in vain.
+            await asyncio.sleep(self.settings.heartbeat_interval)
+            await replica.close()
+        elif successor := await replica.hand_over():
+            log.info("handed leadership over to %x", successor)
 
     def _leave(self, data_dir: DataDir) -> Callable[..., None]:
         """The last step down: the directory is marked clean only if every step before it went well."""
