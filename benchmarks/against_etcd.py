@@ -16,6 +16,7 @@ import importlib.util
 import json
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -26,12 +27,14 @@ from pathlib import Path
 import uvloop
 
 from oarlock.bench import Load, Operation, Report, fill, run_load
-from oarlock.bench.failover import leader_endpoint, measure_failover
+from oarlock.bench.failover import leader_endpoint, measure_failover, measure_hand_over
 from oarlock.errors import OarlockError
-from oarlock.server.processes import OARLOCK, ProcessCluster
+from oarlock.server.processes import OARLOCK, MemberProcess, ProcessCluster
 
 KEYS = 10_000
 VALUE_SIZE = 256
+SETTLE_SECONDS = 0.5
+"""After a member was started again."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ ROWS = (
     Row("put latency, one client", "ms", "≤ 0.67", puts(1, 1), lambda r: r.latency.p50 * 1000),
     Row("linearizable range, 1,000 clients", "/s", "≥ 2.0", ranges(1000, 100), lambda r: r.per_second),
     Row("leader killed → next acknowledged write", "ms", "≤ 0.5", None, lambda r: 0.0),
+    Row("leader stopped: longest gap of writes", "ms", "", None, lambda r: 0.0),
 )
 
 
@@ -107,16 +111,37 @@ async def measure(program: tuple[str, ...], seconds: float, directory: Path, fai
             if report.failed:
                 print(f"    {report.failed} requests failed: {report.errors}", file=sys.stderr)
             figures.append(row.figure(report))
-        times = []
-        for _ in range(failovers):
-            endpoint = await leader_endpoint(cluster.endpoints)
-            victim = next(member for member in cluster.members if member.endpoint == endpoint)
-            survivors = [other for other in cluster.endpoints if other != endpoint]
-            times.append(await measure_failover(survivors, victim.kill))
-            victim.start()
-            await victim.wait_ready()
-        figures.append(statistics.median(times) * 1000)
+        figures.append(statistics.median([await killed(cluster) for _ in range(failovers)]) * 1000)
+        figures.append(statistics.median([await stopped(cluster) for _ in range(failovers)]) * 1000)
     return figures
+
+
+async def killed(cluster: ProcessCluster) -> float:
+    leader = await leader_of(cluster)
+    survivors = [endpoint for endpoint in cluster.endpoints if endpoint != leader.endpoint]
+    seconds = await measure_failover(survivors, lambda: leader.signal(signal.SIGKILL))
+    leader.kill()
+    await again(leader)
+    return seconds
+
+
+async def stopped(cluster: ProcessCluster) -> float:
+    leader = await leader_of(cluster)
+    seconds = await measure_hand_over(cluster.endpoints, lambda: asyncio.to_thread(leader.terminate))
+    await again(leader)
+    return seconds
+
+
+async def leader_of(cluster: ProcessCluster) -> MemberProcess:
+    endpoint = await leader_endpoint(cluster.endpoints)
+    return next(member for member in cluster.members if member.endpoint == endpoint)
+
+
+async def again(member: MemberProcess) -> None:
+    """Start it, and give it the time to be the next leader's equal."""
+    member.start()
+    await member.wait_ready()
+    await asyncio.sleep(SETTLE_SECONDS)
 
 
 Results = dict[str, list[list[float]]]
@@ -159,7 +184,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="for each load")
-    parser.add_argument("--failovers", type=int, default=3, help="leader kills in each turn")
+    parser.add_argument("--failovers", type=int, default=4, help="leader kills, and stops, in each turn")
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument(
         "--directory", type=Path, help="where the data goes; default: the temporary directory"

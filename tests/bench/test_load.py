@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from oarlock.bench import Load, Operation, run_load
-from oarlock.bench.failover import STATUS, leader_endpoint, measure_failover
+from oarlock.bench.failover import STATUS, leader_endpoint, measure_failover, measure_hand_over
 from oarlock.bench.requests import PUT, RANGE
 from oarlock.errors import OarlockError, UsageError
 from oarlock.etcd_pb import rpc_pb2
@@ -146,3 +146,17 @@ async def test_failover_is_measured_to_the_first_write_that_was_sent_after_the_k
 
     seconds = await measure_failover([fake.endpoint], kill)
     assert outage <= seconds < outage + 0.5
+
+
+async def test_a_hand_over_is_measured_by_the_longest_gap_between_two_acknowledgements(fake: Fake) -> None:
+    """The writes that were refused meanwhile count for nothing, and neither does how long the stop took."""
+
+    async def stop() -> None:
+        for outage in (0.1, 0.3, 0.1):
+            fake.broken = True
+            await asyncio.sleep(outage)
+            fake.broken = False
+            await asyncio.sleep(0.1)
+
+    seconds = await measure_hand_over([fake.endpoint], stop)
+    assert 0.3 <= seconds < 0.6
