@@ -9,7 +9,7 @@ import pytest
 
 from oarlock.errors import ChangeReason, ChangeRefused, NotLeader, RequestTimeout, Stopped
 from oarlock.raft import Configuration, Member, Message, Role
-from oarlock.raft.messages import ChangeMembership, ChangeMembershipReply, TimeoutNow
+from oarlock.raft.messages import AppendEntries, ChangeMembership, ChangeMembershipReply, TimeoutNow
 from oarlock.raft.types import Change
 from oarlock.replica import OwnEntry
 from oarlock.replica.changes import is_made
@@ -169,6 +169,25 @@ class TestMembership:
             )
             assert configuration.learners == (4,)
             assert not lost
+
+    async def test_nor_if_the_second_answer_comes_before_the_news_of_the_first(self) -> None:
+        """Regression: "member 4 is there already", said to the one who had added it."""
+        async with Cluster(policy=SOON) as cluster:
+            follower = await cluster.follower()
+            answers: list[Message] = []
+
+            def lose(message: Message) -> bool:
+                if isinstance(message, ChangeMembershipReply):
+                    answers.append(message)
+                    return len(answers) == 1
+                return isinstance(message, AppendEntries) and bool(message.entries) and len(answers) < 2
+
+            follower.transport.lose = lose
+            configuration = await follower.runtime.change_membership(
+                Change(add=(Member(4, "m4"),), learners=True), timeout=20
+            )
+            assert configuration.learners == (4,)
+            assert len(answers) == 2
 
     async def test_a_change_survives_the_loss_of_the_leader(self) -> None:
         async with Cluster() as cluster:

@@ -121,14 +121,26 @@ class Changes:
             await self._pause(request)
             return None
         except ChangeRefused as refusal:
-            if in_doubt and is_made(request.change, raft.committed_configuration):
-                raise _MadeBefore from None  # by an earlier try of ours
+            if in_doubt and await self._made_before(request):
+                raise _MadeBefore from None
             if refusal.reason is not ChangeReason.IN_PROGRESS:
                 raise
             await self._pause(request)
             return None
         request.in_doubt = True
         return index, term
+
+    async def _made_before(self, request: _Request) -> bool:
+        """Whether an earlier try of ours made it. The leader may have refused this one for that reason, and
+        know it sooner than we do."""
+        seconds = min(2 * self._raft.config.election_timeout, request.deadline - self._clock())
+        try:
+            await self._conditions.until(
+                lambda: is_made(request.change, self._raft.committed_configuration), seconds
+            )
+        except TimeoutError:
+            return False
+        return True
 
     async def _forward(self, request: _Request) -> ChangeMembershipReply | None:
         self._number += 1
