@@ -15,6 +15,7 @@ from oarlock.server import joining
 from oarlock.server.config import Settings, load_settings
 from oarlock.server.processes import HOST, PortReservation, http_get
 from oarlock.server.server import Server
+from oarlock.wire.handshake import Join, Refusal
 
 from ..polling import eventually
 
@@ -114,6 +115,13 @@ async def test_a_server_that_nobody_added_is_told_what_to_do(
     with pytest.raises(UsageError, match="add it first with `oarlock member add`"):
         await place.start(stranger)
     assert not stranger.data_dir.exists(), "it may try again as anything"
+
+
+async def test_a_member_that_is_starting_sends_the_asker_elsewhere(place: Place) -> None:
+    """It listens to other members before it has read its log."""
+    answer = Server(place.settings("a"))._answer_join(Join(1, 1, ("http://127.0.0.1:1",), "b"))
+    assert isinstance(answer, Refusal)
+    assert "does not know the members yet: ask another one" in answer.reason
 
 
 async def test_a_cluster_that_cannot_be_reached_is_named(

@@ -33,7 +33,7 @@ def endpoint_command() -> None:
     """Ask every endpoint by itself how it is."""
 
 
-@endpoint_command.command("status")
+@endpoint_command.command("status", short_help="Show each member's own view of term, leader and log.")
 @_cluster_option
 @client_options("simple", "table", "json", default=None)
 def status_command(cluster: bool, **options: Any) -> int:
@@ -66,7 +66,7 @@ class Health(NamedTuple):
     error: str
 
 
-@endpoint_command.command("health")
+@endpoint_command.command("health", short_help="Read a key through each member.")
 @_cluster_option
 @client_options("simple", "table", "json", default="simple")
 def health_command(cluster: bool, **options: Any) -> int:

@@ -27,7 +27,7 @@ def member_command() -> None:
     """
 
 
-@member_command.command("list")
+@member_command.command("list", short_help="List the members.")
 @click.option(
     "--consistency",
     type=click.Choice(["l", "s"]),
@@ -124,7 +124,7 @@ def remove_command(member_id: int, **options: Any) -> int:
     return _report(f"Member {member_id:16x} removed from", run_client(call, options), options)
 
 
-@member_command.command("promote")
+@member_command.command("promote", short_help="Give a learner its vote.")
 @click.argument("member_id", type=MEMBER_ID, metavar="ID")
 @client_options("simple", "json")
 def promote_command(member_id: int, **options: Any) -> int:
@@ -136,7 +136,7 @@ def promote_command(member_id: int, **options: Any) -> int:
     return _report(f"Member {member_id:16x} promoted in", run_client(call, options), options)
 
 
-@member_command.command("update")
+@member_command.command("update", short_help="Change a member's addresses or priority.")
 @click.argument("member_id", type=MEMBER_ID, metavar="ID")
 @click.option("--peer-urls", metavar="URL,…", help="Where the other members find it from now on.")
 @click.option(

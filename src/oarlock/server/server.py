@@ -123,9 +123,10 @@ class Server:
             snapshot_index=snapshots.newest_index(),
             files=self._files,
         )
-        self._replica = replica = self._make_replica(identity, store, storage, snapshots, transport)
+        replica = self._make_replica(identity, store, storage, snapshots, transport)
         self._opened.push_async_callback(replica.close)
         await replica.start()
+        self._replica = replica
         if settings.join and not identity.peers and not replica.configuration.voters:
             # It crashed after it knew who it is, and before it had any log: whom to talk to is forgotten.
             transport.set_members(GROUP, (await joining.ask(settings)).peers)
@@ -176,9 +177,10 @@ class Server:
 
     def _answer_join(self, join: Join) -> Invitation | Refusal:
         """A server asks who it is."""
-        if self._replica is None:
-            return Refusal("this member is starting: ask again")
-        return joining.answer(self._replica.committed_configuration, self.cluster_id, join)
+        known = None if self._replica is None else self._replica.committed_configuration
+        if known is None or not known.voters:
+            return Refusal("this member is starting, and does not know the members yet: ask another one")
+        return joining.answer(known, self.cluster_id, join)
 
     async def _serve_clients(self, store: Store, storage: DiskStorage, replica: MemberReplica) -> None:
         settings = self.settings
