@@ -234,6 +234,18 @@ class Clients:
         member.touched()
         return context
 
+    def waiting_reads(self) -> list[Read]:
+        """Those that were neither served nor rejected, at members that are there to hear of it: those that
+        crashed or were removed are not."""
+        present = self.cluster.configuration.ids
+        return [
+            read
+            for read in self.reads.values()
+            if read.state in ("asked", "confirmed")
+            and read.member in present
+            and read.incarnation == self.cluster.members[read.member].incarnation
+        ]
+
     def _asked(self, member: Member, context: int) -> Read:
         read = self.reads.get(context)
         if read is None or (read.member, read.incarnation, read.state) != (

@@ -980,6 +980,14 @@ MUTATIONS = (
         profile="leases",
     ),
     Mutation(
+        "rumour_ends_a_promise",
+        "6.4.1: who granted a lease waits for it, whatever is said of the leader",
+        Raft.peer_lost,
+        " or self.config.lease_reads",
+        "",
+        profile="leases",
+    ),
+    Mutation(
         "read_by_lease_before_first_commit",
         "6.4: a new leader knows the commit index once it committed in its own term",
         reading.read,
@@ -1038,6 +1046,38 @@ HARMLESS = (
         "Only elections collide more often; PreVote and the next random timeout settle them.",
         votes.judge,
         "raft.rearm_election(raft.now)",
+        "pass",
+    ),
+    Mutation(
+        "snapshot_acknowledged_before_the_log_begins_anew",
+        "The snapshot itself is durable by then. Should the member crash before its log is, it begins anew "
+        "behind the snapshot when it restarts.",
+        snapshots.received,
+        "raft.send_after_stored(",
+        "raft.send(",
+    ),
+    Mutation(
+        "held_commands_not_refused_in_the_end",
+        "Whoever sent them applies an entry of a later term before long, and knows by that that they are "
+        "lost. Being told is faster.",
+        transfer.abdicated,
+        "for message in transfer.held:",
+        "for message in ():",
+    ),
+    Mutation(
+        "removed_members_not_told",
+        "They ask for votes in vain, for the others hear their leader; and the transport tells them when it "
+        "refuses them.",
+        reconfiguration._told,
+        "return raft.now >= progress.leaving_until or (",
+        "return True or (",
+    ),
+    Mutation(
+        "entries_of_a_snapshot_state_follower_kept_short",
+        "The leader trims past the snapshot that a follower is fetching, and offers a newer one after it. "
+        "Where writes are faster than snapshots this never ends; in calm weather it does.",
+        snapshots._needed,
+        "needed = min(needed, progress.snapshot.snapshot.index)",
         "pass",
     ),
 )

@@ -245,7 +245,8 @@ class Storm:
     # ── leases ────────────────────────────────────────────────────────────────────────────────────
 
     def heist(self) -> None:
-        """A member that has lost touch with the leader for a while gets the others' ear when they restart."""
+        """A member that has lost touch with the leader for a while gets the others' ear when they restart, or
+        are told that the leader is gone."""
         leader = self._leader_or_anyone()
         others = self._other_voters(leader)
         if len(others) < 2:
@@ -258,9 +259,13 @@ class Storm:
 
     def _heist_begins(self, leader: Member, thief: Member, others: list[NodeId]) -> None:
         begins = min(max(self.cluster.now, thief.due - self.rng.uniform(0.0, 0.04)), self.cluster.now + 2.0)
+        restarts = self.rng.random() < 0.6
         for node_id in others:
-            if node_id != thief.id:
-                self._later(begins, self._restart, self.cluster.members[node_id])
+            other = self.cluster.members[node_id]
+            if restarts and other is not thief:
+                self._later(begins, self._restart, other)
+            elif other is not thief:
+                self._later(begins, self._hear_rumour, other, leader.id)
         self._later(begins, self.cluster.isolate, [leader.id])
         self._two_leaders(leader, begins + 0.05, begins + 0.9)
 

@@ -38,9 +38,9 @@ def test_random_schedules_keep_every_property(first: int) -> None:
     assert sum(outcome.reads for outcome in outcomes) > 8 * CHUNK
     assert sum(outcome.terms for outcome in outcomes) > 2 * CHUNK
     assert sum(outcome.restarts for outcome in outcomes) > 2 * CHUNK
-    assert sum(outcome.configurations for outcome in outcomes) > CHUNK
-    assert sum(outcome.installed for outcome in outcomes) > CHUNK // 2
-    assert sum(outcome.executed for outcome in outcomes) > CHUNK
+    assert sum(outcome.configurations for outcome in outcomes) > CHUNK // 2
+    assert sum(outcome.installed for outcome in outcomes) > CHUNK // 4
+    assert sum(outcome.executed for outcome in outcomes) > CHUNK // 2
 
 
 @pytest.mark.parametrize("size", [3, 4, 7])

@@ -123,19 +123,21 @@ def _check_leader(raft: Raft) -> None:
         _broken(raft, "a leader's log ends with an entry of its own term")
     if raft.durable_term != raft.term or raft.durable_vote != raft.id:
         _broken(raft, "a leader's term and vote are durable")
-    if raft.id in raft.progress or not {*raft.configuration.ids} <= {raft.id, *raft.progress}:
-        _broken(raft, "a leader follows up on every other member")
+    configuration, progress = raft.configuration, raft.progress
+    for peer in (*configuration.voters, *configuration.outgoing, *configuration.learners):
+        if (peer in progress) == (peer == raft.id):
+            _broken(raft, "a leader follows up on every other member")
     if raft.transferring == raft.id:
         _broken(raft, "leadership is handed to somebody else")
-    for peer, progress in raft.progress.items():
-        if progress.state is ProgressState.SNAPSHOT and (
-            progress.match_index >= raft.log.base_index or progress.inflight_messages
+    for peer, each in progress.items():
+        if each.state is ProgressState.SNAPSHOT and (
+            each.match_index >= raft.log.base_index or each.inflight_messages
         ):
             _broken(
                 raft, f"only who lacks what was dropped needs a snapshot, and is sent no entries ({peer:x})"
             )
-        if not 0 <= progress.match_index < progress.next_index <= last + 1:
-            marks = f"match={progress.match_index}, next={progress.next_index}"
+        if not 0 <= each.match_index < each.next_index <= last + 1:
+            marks = f"match={each.match_index}, next={each.next_index}"
             _broken(raft, f"match < next <= last + 1 for {peer:x} ({marks})")
 
 
