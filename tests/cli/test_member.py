@@ -195,7 +195,7 @@ def test_a_voter_becomes_a_learner_and_a_voter_again(ours: Oarlock, three: Proce
         (("member", "add", "x"), "Missing option '--peer-urls'"),
         (("member", "update", "1"), "say what to change"),
         (("member", "change"), "say what to change"),
-        (("member", "update", "1", "--priority", "1001"), "1001 is not in the range"),
+        (("member", "update", "1", "--priority", "-1"), "-1 is not in the range"),
         (("move-leader", "11112222333344445"), "expecting ID in Hex"),
     ],
 )

@@ -179,7 +179,7 @@ async def test_several_changes_are_one_or_none(server: Server, client: Client) -
         (b'{"promote":["xyz"]}', "'xyz' is not a member id"),
         (b'{"promote":["-1"]}', "'-1' is not a member id"),
         (b'{"promote":["11112222333344445"]}', "is not a member id"),
-        (b'{"priorities":{"1":1001}}', "priority 1001 is not in"),
+        (b'{"priorities":{"1":1000001}}', "priority 1000001 is not in"),
         (b'{"priorities":{"1":1}}', "member not found"),
     ],
 )

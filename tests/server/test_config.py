@@ -100,8 +100,8 @@ def test_the_file_can_be_named_by_the_environment_and_hold_lists_and_booleans(tm
             "--initial-cluster names no other member",
         ),
         (["--join", "foo"], "--join: cannot parse URL 'foo'"),
-        (["--member-priority", "high"], "'high' is not a whole number in -1000 … 1000"),
-        (["--member-priority", "1001"], "'1001' is not a whole number in -1000 … 1000"),
+        (["--member-priority", "high"], "'high' is not a whole number in 0 … 1000000"),
+        (["--member-priority", "-1"], "'-1' is not a whole number in 0 … 1000000"),
         (["--lease-reads=maybe"], "'maybe' is not a boolean"),
         (["--log-level", "loud"], "write one of debug, info, warn, error"),
         (["--heartbeat-interval", "0"], "at least 1 ms"),
@@ -168,10 +168,10 @@ def test_members_without_a_name_are_taken_as_etcdctl_prints_them_for_a_server_th
 
 def test_membership_and_snapshots_have_their_settings() -> None:
     settings = load(
-        *("--snapshot-count", "500", "--member-priority", "-3", "--max-learners=2"),
+        *("--snapshot-count", "500", "--member-priority", "3", "--max-learners=2"),
         *("--strict-reconfig-check=false", "--lease-reads"),
     )
-    assert (settings.snapshot_count, settings.priority, settings.learners_max) == (500, -3, 2)
+    assert (settings.snapshot_count, settings.priority, settings.learners_max) == (500, 3, 2)
     assert (settings.strict_reconfiguration, settings.lease_reads) == (False, True)
     assert load("--snapshot-count", "0").snapshot_count == 100_000, "as in etcd"
     assert load("--member-priority=").priority is None

@@ -206,6 +206,24 @@ async def test_a_damaged_identity_is_reported_and_not_replaced(place: Place) -> 
         await place.start(settings)
 
 
+async def test_a_name_that_is_taken_is_told_once(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """The member works all the same; but it stays unstarted in the list, and its client URLs unknown."""
+    first = await place.start(place.settings("a"))
+    joiner = place.settings("b", "--name", "a", "--join", first.settings.advertise_peer_urls[0])
+    async with client_of(first) as client:
+        added = await client.member_add(list(joiner.advertise_peer_urls))
+        await place.start(joiner)
+
+        async def told() -> bool:
+            return "cannot be told this member's name and addresses" in caplog.text
+
+        await eventually(told)
+        await asyncio.sleep(3 * 2 * joiner.election_timeout)  # it goes on trying
+        assert caplog.text.count("there is a member of the name 'a' already") == 1
+        left = await client.member_remove(added.member.id)
+        assert len(left.members) == 1
+
+
 async def test_updates_through_different_members_do_not_undo_each_other(place: Place) -> None:
     """Each says all about a member, as it was seen there: what came in between must not be lost."""
     first = await place.start(place.settings("a"))

@@ -141,7 +141,7 @@ def promote_command(member_id: int, **options: Any) -> int:
 @click.option("--peer-urls", metavar="URL,…", help="Where the other members find it from now on.")
 @click.option(
     "--priority",
-    type=click.IntRange(-1000, 1000),
+    type=click.IntRange(0, 1_000_000),
     help="A leader hands over to a member of a higher priority. All begin with 0.",
 )
 @client_options("simple", "json")

@@ -30,9 +30,8 @@ from oarlock.etcd.limits import Limits
 from oarlock.etcd.ports import ReplicaPort
 from oarlock.etcd_pb import rpc_pb2
 from oarlock.grpc import Call, RpcError, Server, StatusCode
+from oarlock.raft.membership import PRIORITY_MAX
 from oarlock.raft.types import Change, Configuration, Member
-
-PRIORITY_RANGE = range(-1000, 1001)
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +46,7 @@ class ChangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Voters that become learners."""
     remove: tuple[str, ...] = ()
     priorities: dict[str, int] = {}
-    """Member → its new priority, -1000 to 1000."""
+    """Member → its new priority, from 0 to a million."""
 
 
 class ClusterService:
@@ -142,11 +141,9 @@ class ClusterService:
         except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"not a change of the membership: {error}") from None
         for priority in priorities.values():
-            if priority not in PRIORITY_RANGE:
-                raise RpcError(
-                    StatusCode.INVALID_ARGUMENT,
-                    f"priority {priority} is not in {PRIORITY_RANGE[0]} … {PRIORITY_RANGE[-1]}",
-                )
+            if not 0 <= priority <= PRIORITY_MAX:
+                text = f"priority {priority} is not in 0 … {PRIORITY_MAX}"
+                raise RpcError(StatusCode.INVALID_ARGUMENT, text)
         if priorities:
             after = await self._update(change, {key: {"priority": n} for key, n in priorities.items()})
         else:

@@ -221,6 +221,7 @@ class Changes:
         """Have the log say what the settings say. Returns when it does; tries for as long as it takes."""
         raft = self._raft
         delay = 2 * raft.config.election_timeout
+        refused = ""
         fields = {field: value for field, value in msgspec.structs.asdict(own).items() if value is not None}
 
         def known() -> bool:
@@ -244,10 +245,17 @@ class Changes:
                 continue
             except Stopped:
                 return
+            except ChangeRefused as refusal:
+                if refusal.reason is ChangeReason.OUTDATED:
+                    await asyncio.sleep(raft.config.heartbeat_interval)
+                    continue
+                if str(refusal) != refused:
+                    refused = str(refusal)
+                    _log.warning("the others cannot be told this member's name and addresses: %s", refusal)
+                await asyncio.sleep(delay)
             except RequestError as error:
                 _log.debug("the log does not say yet what our settings say: %s", error)
-                outdated = isinstance(error, ChangeRefused) and error.reason is ChangeReason.OUTDATED
-                await asyncio.sleep(raft.config.heartbeat_interval if outdated else delay)
+                await asyncio.sleep(delay)
 
 
 class _MadeBefore(Exception):

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from oarlock.errors import UsageError
+from oarlock.raft.membership import PRIORITY_MAX
 from oarlock.server import options
 from oarlock.server.flags import parse_bool, parse_flags
 from oarlock.server.options import Kind, Option
@@ -26,7 +27,6 @@ ELECTION_TIMEOUT_MAX = 50_000
 """Milliseconds; etcd's bound."""
 QUOTA_DEFAULT = 2 * 1024**3
 SNAPSHOT_COUNT_DEFAULT = 100_000
-PRIORITY_RANGE = range(-1000, 1001)
 REQUEST_BYTES_RANGE = (1, 32 * 1024 * 1024)
 """A peer's frame holds 64 MiB: an entry of the largest size, and what goes with it, has room in one."""
 
@@ -194,11 +194,9 @@ def _read(option: Option, text: str) -> Any:
 
 
 def _priority(flag: str, text: str) -> int:
-    if re.fullmatch("-?[0-9]{1,4}", text) and int(text) in PRIORITY_RANGE:
+    if re.fullmatch("[0-9]{1,9}", text) and int(text) <= PRIORITY_MAX:
         return int(text)
-    raise UsageError(
-        f"--{flag}: {text!r} is not a whole number in {PRIORITY_RANGE[0]} … {PRIORITY_RANGE[-1]}"
-    )
+    raise UsageError(f"--{flag}: {text!r} is not a whole number in 0 … {PRIORITY_MAX}")
 
 
 def _pairs(flag: str, text: str) -> tuple[tuple[str, str], ...]:

@@ -92,8 +92,8 @@ OBEYED: tuple[Option, ...] = (
         "member-priority",
         Kind.PRIORITY,
         "",
-        "A leader hands over to a caught-up voter of a higher priority, -1000 to 1000. Without the flag it "
-        "stays as it is: 0, or what `oarlock member update --priority` said.",
+        "A leader hands over to a caught-up voter of a higher priority; 0 to a million. Without the flag "
+        "it stays as it is: 0, or what `oarlock member update --priority` said.",
         "N",
     ),
     Option(
