@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from oarlock.errors import CorruptLog
 from oarlock.raft.types import Entry, HardState, LogBase, Recovered
-from oarlock.storage import MemoryFiles
+from oarlock.storage import DiskStorage, MemoryFiles
+from oarlock.storage.disk import Append
 from oarlock.testing.storage_suite import make_entries, store
 
 from .helpers import WAL, open_storage
@@ -439,7 +440,9 @@ async def test_crash_between_two_deletions_does_not_have_the_log_begin_with_such
         await store(storage, step.hard_state, step.entries)
     for index in range(3, 16):
         await store(storage, HardState(2, 0, 2), make_entries(index, index, term=2, data=b"y" * 80))
-    state = storage._writer._state  # type: ignore[union-attr]
+    writer = storage._writer
+    assert writer is not None
+    state = writer._state
     assert [segment.covered is None for segment in state.segments[:5]] == [False, True, True, True, False]
 
     def stop(operation: str, path: Path) -> None:
@@ -447,13 +450,62 @@ async def test_crash_between_two_deletions_does_not_have_the_log_begin_with_such
             raise PowerCut
 
     files.before = stop
-    storage.compact(14)
-    storage._prepare()
+    assert writer.compact(14)
     with pytest.raises(PowerCut):
-        storage._prepare()
+        writer.compact(14)
     files.before = lambda operation, path: None
     assert segments(files)[0] == 2
     found = load(files)
     assert found.base == LogBase(14, 2)
     assert [entry.index for entry in found.entries] == [15]
     assert segments(files) == [state.segments[-1].number], "what is left over is deleted"
+
+
+class HandWorker:
+    """Takes as many appends as it is told to, then does what comes between two batches."""
+
+    def __init__(self) -> None:
+        self.items: list[Append] = []
+        self.submit = self.items.append
+
+    def start(
+        self, work: Callable[[list[Append]], Callable[[], None]], afterwards: Callable[[], None]
+    ) -> None:
+        self.work, self.afterwards = work, afterwards
+
+    def take(self, count: int) -> None:
+        taken = self.items[:count]
+        del self.items[:count]
+        self.work(taken)()
+        self.afterwards()
+
+    async def stop(self) -> None:
+        self.take(len(self.items))
+
+
+def test_nothing_is_dropped_for_a_snapshot_before_the_log_has_begun_anew_behind_it() -> None:
+    """A batch that waits before it may replace entries behind which the log would then begin."""
+    files, worker = MemoryFiles(), HandWorker()
+    storage = DiskStorage(WAL, segment_bytes=656, files=files, worker=worker, random=Random(7))
+    storage.load()
+    delivered: list[BaseException | None] = []
+    old, new, more = (
+        make_entries(1, 9, data=b"x" * 80),
+        make_entries(4, 4, term=2),
+        make_entries(51, 51, term=3),
+    )
+    for entry in old:
+        storage.append(HardState(1, 0, 3), (entry,), delivered.append)
+        worker.take(1)
+    storage.append(HardState(2, 0, 3), (), delivered.append)
+    storage.append(HardState(2, 0, 3), new, delivered.append)
+    storage.append(HardState(3, 0, 50), more, delivered.append, LogBase(50, 3))
+    worker.take(1)
+    worker.take(1)
+    assert load(files) == Recovered(HardState(2, 0, 3), [*old[:3], *new], LogBase())
+    before = segments(files)
+    while worker.items:
+        worker.take(1)
+    assert len(segments(files)) < len(before)
+    assert load(files) == Recovered(HardState(3, 0, 50), list(more), LogBase(50, 3))
+    assert delivered == [None] * 12

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -402,6 +403,65 @@ def test_second_receiver_for_a_snapshot_takes_over_from_the_first() -> None:
     second.add(DATA[400:])
     assert second.finish() == promised
     assert b"".join(snapshots.chunks(20)) == DATA
+
+
+def test_tidying_up_leaves_a_transfer_alone_that_is_just_beginning() -> None:
+    """Going on behind what is there means reading it, which takes a while; another thread tidies up then."""
+    promised = written(MemoryFiles(), 20, DATA)
+    files = MemoryFiles()
+    snapshots = open_snapshots(files)
+    snapshots.load()
+    transfer(snapshots, promised, DATA, upto=450).close()
+    tidying = threading.Thread(target=snapshots.keep, args=([],))
+
+    def meanwhile(operation: str, path: Path) -> None:
+        if operation == "preallocate":
+            tidying.start()
+            tidying.join(0.1)
+
+    files.before = meanwhile
+    receiver = transfer(snapshots, promised, DATA)
+    tidying.join(20)
+    assert receiver.finish() == promised
+    assert open_snapshots(files).load() == promised
+
+
+def test_tidying_up_never_deletes_a_snapshot_that_is_just_being_published() -> None:
+    snapshots = open_snapshots(MemoryFiles())
+    snapshots.load()
+    publishing = threading.Thread(target=snapshots.write, args=(make_snapshot(30), [DATA]))
+
+    class Racing(dict[int, tuple[StoredSnapshot, int]]):
+        looks = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.looks += 1
+            if self.looks == 2:  # which is the newest has been found out
+                publishing.start()
+                publishing.join(0.1)
+            return super().__iter__()
+
+    snapshots._stored = Racing()
+    for index in (10, 20):
+        snapshots.write(make_snapshot(index), [OLD])
+    snapshots.keep([])
+    publishing.join(20)
+    assert b"".join(snapshots.chunks(30)) == DATA
+    assert snapshots.open(10) is None
+
+
+def test_unfinished_file_with_another_versions_footer_is_begun_anew() -> None:
+    """Ours would be shorter: the rest of the other's would stay behind it, and the end of the file lie."""
+    promised = written(MemoryFiles(), 20, DATA)
+    files = MemoryFiles()
+    snapshots = open_snapshots(files)
+    snapshots.load()
+    transfer(snapshots, promised, DATA).close()
+    [part] = files.list_dir(DIRECTORY)
+    longer = files.contents(DIRECTORY / part) + bytes(1000)
+    files.overwrite(DIRECTORY / part, longer)
+    transfer(snapshots, promised, DATA).finish()
+    assert open_snapshots(files).load() == promised
 
 
 def test_closing_a_reader_waits_for_the_read_under_way(tmp_path: Path) -> None:

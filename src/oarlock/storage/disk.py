@@ -38,6 +38,8 @@ class Append(NamedTuple):
     entries: Sequence[Entry]
     on_durable: OnDurable
     base: LogBase | None = None
+    compact: Index = 0
+    """Entries up to here are given free, once all appends before this one are written."""
 
 
 _NOTHING = Append(None, (), lambda failure: None)
@@ -74,6 +76,8 @@ class DiskStorage:
         self._durable_index = durable_index
         self._snapshot_index = snapshot_index
         self._compact_to: Index = 0
+        """The worker's. Not ahead of what is written: an append that waits may replace what a later one, with
+        a snapshot, gives free; a log that begins behind it would not hold together."""
         self._segment_bytes = segment_bytes
         self._files: Files = RealFiles() if files is None else files
         self._worker: Worker[Append] = ThreadWorker() if worker is None else worker
@@ -127,17 +131,14 @@ class DiskStorage:
 
         With ``base``, the segments before it are deleted, too, as with `compact`.
         """
-        if base is not None:
-            self._compact_to = max(self._compact_to, base.index)
-        self._submit(Append(hard_state, entries, on_durable, base))
+        self._submit(Append(hard_state, entries, on_durable, base, 0 if base is None else base.index))
 
     def compact(self, index: Index) -> None:
         """Delete the segments that hold nothing behind ``index``: the worker does, one between two batches.
 
         See `oarlock.replica.ports.LogStorage.compact`.
         """
-        self._compact_to = max(self._compact_to, index)
-        self._submit(_NOTHING)
+        self._submit(_NOTHING._replace(compact=index))
 
     def _submit(self, append: Append) -> None:
         invariant(
@@ -177,6 +178,7 @@ class DiskStorage:
                     hard_state, entries, base = merge(batch)
                     if hard_state is not None or entries or base is not None:
                         self._writer.append(hard_state, entries, base)  # type: ignore[union-attr]
+                self._compact_to = max(self._compact_to, *[append.compact for append in appends])
             except OSError as error:
                 self._failure = disk_failure(error, self._directory)
             except Exception as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 
 import google_crc32c
@@ -22,6 +23,8 @@ class MemorySnapshots:
     def __init__(self, previous: MemorySnapshots | None = None) -> None:
         self._stored: dict[Index, tuple[StoredSnapshot, bytes]] = {}
         self._parts: dict[StoredSnapshot, bytearray] = {}
+        self._changing = threading.Lock()
+        """Held while one of these is changed: by a thread that writes, one that receives, one that tidies."""
         if previous is not None:
             self._stored.update(previous._stored)
             self._parts.update(previous._parts)
@@ -33,29 +36,39 @@ class MemorySnapshots:
     def write(self, snapshot: Snapshot, chunks: Iterable[bytes]) -> StoredSnapshot:
         data = b"".join(chunks)
         stored = StoredSnapshot(snapshot, len(data), google_crc32c.value(data))
-        self._stored[snapshot.index] = stored, data
+        self.publish(stored, data)
         return stored
 
+    def publish(self, stored: StoredSnapshot, data: bytes) -> None:
+        """It is whole, and one of ours from now on."""
+        with self._changing:
+            self._stored[stored.snapshot.index] = stored, data
+
     def open(self, index: Index) -> MemoryReader | None:
-        return MemoryReader(self._stored[index][1]) if index in self._stored else None
+        found = self._stored.get(index)
+        return None if found is None else MemoryReader(found[1])
 
     def receive(self, snapshot: Snapshot, size: int, checksum: int) -> MemoryReceiver:
         promised = StoredSnapshot(snapshot, size, checksum)
-        part = self._parts.get(promised, bytearray())
-        self._parts = {promised: part}
+        with self._changing:
+            part = self._parts.get(promised, bytearray())
+            self._parts = {promised: part}
         return MemoryReceiver(self, promised, part)
 
     def chunks(self, index: Index) -> Iterator[bytes]:
-        if index not in self._stored:
+        found = self._stored.get(index)
+        if found is None:
             raise StorageError(f"snapshot {index} is not here")
-        data = self._stored[index][1]
+        data = found[1]
         for offset in range(0, len(data), _PIECE_BYTES):
             yield data[offset : offset + _PIECE_BYTES]
 
     def keep(self, indexes: Iterable[Index]) -> None:
-        wanted = {*indexes, max(self._stored, default=0)}
-        self._stored = {index: found for index, found in self._stored.items() if index in wanted}
-        self._parts = {part: data for part, data in self._parts.items() if part.snapshot.index in wanted}
+        indexes = list(indexes)
+        with self._changing:
+            wanted = {*indexes, max(self._stored, default=0)}
+            self._stored = {index: found for index, found in self._stored.items() if index in wanted}
+            self._parts = {part: data for part, data in self._parts.items() if part.snapshot.index in wanted}
 
     def close(self) -> None:
         """Nothing to release."""
@@ -100,7 +113,7 @@ class MemoryReceiver:
         self._throw_away()
         if (len(data), google_crc32c.value(data)) != (promised.size, promised.checksum):
             raise WireError(f"a snapshot of {promised.size} bytes was promised, and these are not it")
-        self._storage._stored[promised.snapshot.index] = promised, data
+        self._storage.publish(promised, data)
         return promised
 
     def close(self) -> None:

@@ -62,6 +62,9 @@ class DiskSnapshots:
         self._receivers: dict[str, DiskReceiver] = {}
         """Those under way, by the names of their files."""
         self._receiving = threading.Lock()
+        """Held while unfinished transfers are begun or removed."""
+        self._naming = threading.Lock()
+        """Held while snapshots get their names or are removed. Nobody waits for another lock meanwhile."""
         self._loaded = False
 
     def newest_index(self) -> Index:
@@ -155,9 +158,10 @@ class DiskSnapshots:
 
     def open(self, index: Index) -> BlockReader | None:
         """See `oarlock.replica.ports.SnapshotStorage.open`. Raises DiskFailure."""
-        if index not in self._stored:
+        found = self._stored.get(index)
+        if found is None:
             return None
-        stored, block_bytes = self._stored[index]
+        stored, block_bytes = found
         path = self._path(index)
         try:
             return BlockReader(self._files.open(path), path, stored.size, block_bytes)
@@ -179,15 +183,20 @@ class DiskSnapshots:
 
     def _receive(self, snapshot: Snapshot, size: int, checksum: int) -> DiskReceiver:
         name = f"{snapshot.index:016x}-{snapshot.term:x}-{size:x}-{checksum:08x}.part"
-        if name in self._receivers:
-            self._receivers[name].close()
+        if (before := self._receivers.get(name)) is not None:
+            before.close()
         path = self._directory / name
         file: File | None = None
         try:
             names = self._files.list_dir(self._directory)
             self._remove_parts(other for other in names if other != name)
             file = self._files.open(path) if name in names else self._files.create(path)
-            file.preallocate(data_bytes(size, self._block_bytes))
+            room = data_bytes(size, self._block_bytes)
+            if file.size() > room:
+                # It has got its footer, but not its name. Another version's may be longer than ours.
+                file.close()
+                file = self._files.create(path)
+            file.preallocate(room)
             blocks, so_far = good_beginning(file, size, self._block_bytes) if name in names else (0, 0)
         except OSError as error:
             if file is not None:
@@ -217,15 +226,20 @@ class DiskSnapshots:
 
     def keep(self, indexes: Iterable[Index]) -> None:
         """See `oarlock.replica.ports.SnapshotStorage.keep`. Raises DiskFailure."""
-        wanted = {*indexes, max(self._stored, default=0)}
+        indexes = list(indexes)
         try:
-            for index in [index for index in self._stored if index not in wanted]:
-                del self._stored[index]
-                self._files.remove(self._path(index))
-            names = self._files.list_dir(self._directory)
-            self._remove_parts(
-                name for name in names if (match := _PART.fullmatch(name)) and int(match[1], 16) not in wanted
-            )
+            with self._naming:
+                wanted = {*indexes, max(self._stored, default=0)}
+                for index in [index for index in self._stored if index not in wanted]:
+                    del self._stored[index]
+                    self._files.remove(self._path(index))
+            with self._receiving:
+                names = self._files.list_dir(self._directory)
+                self._remove_parts(
+                    name
+                    for name in names
+                    if (match := _PART.fullmatch(name)) and int(match[1], 16) not in wanted
+                )
         except OSError as error:
             raise snapshot_failure(error, self._directory) from error
 
@@ -238,9 +252,10 @@ class DiskSnapshots:
     def _publish(self, aside: Path, stored: StoredSnapshot) -> None:
         """Give a finished file its name."""
         index = stored.snapshot.index
-        self._files.rename(aside, self._path(index))
-        self._files.sync_dir(self._directory)
-        self._stored[index] = stored, self._block_bytes
+        with self._naming:
+            self._files.rename(aside, self._path(index))
+            self._files.sync_dir(self._directory)
+            self._stored[index] = stored, self._block_bytes
 
     def _discard(self, path: Path) -> None:
         """Remove what a failure left, if it can be: others need the space. `load` removes what stays."""
