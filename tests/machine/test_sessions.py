@@ -257,6 +257,49 @@ def test_results_are_bounded_by_their_bytes(member: Member, monkeypatch: pytest.
     assert member.ledger.notes == ["big"] * 3
 
 
+def test_results_of_all_sessions_together_are_bounded(
+    member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten thousand sessions, each within its own bound, would be too much for any member."""
+    monkeypatch.setattr(sessions, "ALL_OUTCOMES_BYTES_MAX", 10_000)
+    ids = [member.open() for _ in range(20)]
+    answers = [member.apply(call(Ledger.big, 900, session=id_, serial=1, lowest=1)) for id_ in ids]
+    assert answers[:10] == [bytes(900)] * 10
+    assert all(isinstance(answer, Busy) for answer in answers[10:])
+    assert isinstance(member.note(ids[10], 1), Busy), "it was told so, and is not executed later"
+    member.note(ids[0], 2, lowest=2)
+    assert member.apply(encode_close(ids[1])) is None
+    assert type(member.note(ids[11], 2)) is int, "there is room again"
+    for serial in range(3, 300):
+        for id_ in ids:
+            member.note(id_, serial)
+    assert member.adapter._sessions.size < 2 * 10_000 + 2000
+    assert any(isinstance(member.note(id_, 300), SessionExpired) for id_ in ids)
+    kept = [one.size for one in member.adapter._sessions._sessions.values()]
+    assert member.adapter._sessions.size == sum(kept) == member.restored().adapter._sessions.size
+    member.time += 10_000
+    member.open()
+    assert member.adapter._sessions.size == 0
+
+
+def test_what_an_error_says_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its text may differ between members: another version of Python, or the address of an object in it."""
+    monkeypatch.setattr(sessions, "OUTCOME_BYTES_MAX", 3000)
+    members = [Member(), Member()]
+    results = []
+    for member, text in zip(members, ("short", "long" * 1000), strict=True):
+        session = member.open()
+        results.append(
+            [
+                type(member.apply(call(Ledger.refuse, text, session=session, serial=serial, lowest=1)))
+                for serial in range(1, 9)
+            ]
+        )
+    assert results[0] == results[1] == [CommandFailed] * 5 + [Busy] * 3
+    assert members[0].adapter._sessions.size == members[1].adapter._sessions.size
+    assert len(str(members[1].apply(call(Ledger.refuse, "", session=1, serial=1, lowest=1)))) == 500
+
+
 def test_opening_and_closing_for_ever_leaves_nothing_behind(member: Member) -> None:
     for _ in range(2000):
         member.apply(encode_close(member.open(100_000)))

@@ -78,6 +78,13 @@ def test_a_restored_machine_is_equal_and_its_own() -> None:
     assert other.machine.items[1] == Item("c", 2)
 
 
+def test_what_was_released_before_it_was_read_is_no_empty_snapshot() -> None:
+    capture = MachineAdapter(Store()).capture()
+    capture.close()
+    with pytest.raises(CaptureFailed, match="released"):
+        list(capture.chunks())
+
+
 def test_what_is_applied_after_the_capture_does_not_show_although_snapshot_makes_no_copy() -> None:
     one, other = MachineAdapter(Store()), MachineAdapter(Store())
     apply(one, put(1, "a"))

@@ -25,8 +25,9 @@ gone.
 
 **Bounds.** Commands must leave every member in the same state, so refusals depend on the log alone, never on
 a member's memory. Too many sessions: opening another gives `Busy`; those that exist are not hurt. Too many
-outcomes in one session, or too many bytes of them: `Busy` without executing, which is remembered as the
-outcome; a client that goes on all the same loses its session.
+outcomes in one session, or too many bytes of them in one or in all: `Busy` without executing, which is
+remembered as the outcome; a client that goes on all the same loses its session. What an error counts for does
+not depend on its text: that may differ from one version of Python, or of a library, to the next.
 """
 
 from __future__ import annotations
@@ -45,6 +46,12 @@ OUTSTANDING_MAX = 1_000
 """Outcomes that one session keeps: as many commands may be on their way."""
 OUTCOME_BYTES_MAX = 1 << 20
 """Of one session's outcomes. The one that goes beyond is still kept, the next command is refused."""
+ALL_OUTCOMES_BYTES_MAX = 256 << 20
+"""Of those of all sessions. Refusals are kept, too: when there is twice as much, who asks loses his session."""
+OUTCOME_BYTES = 100
+"""What an outcome counts for beside its result: about what it takes to keep it."""
+ERROR_CHARACTERS_MAX = 500
+"""Of an error's text that is kept; and what an error counts for, however short it is."""
 TIMEOUT_MAX_MS = 24 * 60 * 60 * 1000
 
 OPEN = "session/open"
@@ -54,6 +61,9 @@ MANAGEMENT = frozenset({OPEN, KEEP_ALIVE, CLOSE})
 """Names that no method can have."""
 
 _LEFTOVERS = 100
+_REFUSAL = (
+    "too many results are kept for clients that have not acknowledged them: the command was not executed"
+)
 _encode = msgspec.msgpack.Encoder().encode
 
 # Kinds of outcomes. Stored: values never change.
@@ -97,11 +107,18 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
     kind: int
     data: bytes
-    """`VALUE`: the result as MessagePack. Otherwise the text of the error."""
+    """`VALUE`: the result as MessagePack. `REFUSED`: nothing. Otherwise the text of the error."""
 
     @classmethod
     def of_error(cls, kind: int, error: Exception) -> Outcome:
-        return cls(kind, str(error).encode("utf-8", "replace"))
+        return cls(kind, str(error)[:ERROR_CHARACTERS_MAX].encode("utf-8", "replace"))
+
+    @property
+    def size(self) -> int:
+        """What it counts for: equal on all members, whatever an error says there."""
+        if self.kind == VALUE:
+            return OUTCOME_BYTES + len(self.data)
+        return OUTCOME_BYTES if self.kind == REFUSED else OUTCOME_BYTES + ERROR_CHARACTERS_MAX
 
     def error(self) -> OarlockError | None:
         """The error anew, or None for a value. What caused it is not stored."""
@@ -110,7 +127,7 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True, gc=False):
             return CommandFailed(text)
         if self.kind == UNFIT:
             return UsageError(text)
-        return Busy(text) if self.kind == REFUSED else None
+        return Busy(_REFUSAL) if self.kind == REFUSED else None
 
 
 class SessionRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -126,7 +143,7 @@ class SessionRecord(msgspec.Struct, array_like=True, frozen=True):
 class _Session:
     """One session.
 
-    Invariant: every serial in `outcomes` is at least `lowest`; `size` is the sum of their bytes.
+    Invariant: every serial in `outcomes` is at least `lowest`; `size` is the sum of theirs.
     """
 
     __slots__ = ("id", "lowest", "outcomes", "size", "timeout", "used")
@@ -148,11 +165,11 @@ class _Session:
         if lowest > self.lowest:
             self.lowest = lowest
             for serial in [serial for serial in self.outcomes if serial < lowest]:
-                self.size -= len(self.outcomes.pop(serial).data)
+                self.size -= self.outcomes.pop(serial).size
 
     def remember(self, serial: int, outcome: Outcome) -> None:
         self.outcomes[serial] = outcome
-        self.size += len(outcome.data)
+        self.size += outcome.size
 
 
 class Sessions:
@@ -165,6 +182,8 @@ class Sessions:
         self._sessions: dict[int, _Session] = {}
         self.now = 0
         """The cluster's clock as of the last command, in milliseconds. Never falls."""
+        self.size = 0
+        """Of all outcomes: the sum over the sessions."""
         self._due: list[tuple[int, int]] = []
         """A heap: (a time not after its `last`, id) once for each session, and leftovers of closed ones."""
 
@@ -178,7 +197,7 @@ class Sessions:
             _, id_ = heapq.heappop(self._due)
             session = self._sessions.get(id_)
             if session is not None and session.last < self.now:
-                del self._sessions[id_]
+                self._end(id_)
             elif session is not None:
                 heapq.heappush(self._due, (session.last, id_))
 
@@ -200,13 +219,18 @@ class Sessions:
         self._sessions[session.id] = session
         heapq.heappush(self._due, (session.last, session.id))
 
+    def _end(self, id_: int) -> None:
+        session = self._sessions.pop(id_, None)
+        if session is not None:
+            self.size -= session.size
+
     def use(self, id_: int) -> None:
         """Keep it alive. Raises `SessionExpired`."""
         self._find(id_).used = self.now
 
     def close(self, id_: int) -> None:
         """End it, if it is there."""
-        self._sessions.pop(id_, None)
+        self._end(id_)
         if len(self._due) > 2 * len(self._sessions) + _LEFTOVERS:
             self._due = [(session.last, session.id) for session in self._sessions.values()]
             heapq.heapify(self._due)
@@ -224,7 +248,9 @@ class Sessions:
         session.used = self.now
         if not 0 < lowest <= serial:
             raise UsageError(f"session {id_}: serial {serial} with a lowest outstanding one of {lowest}")
+        self.size -= session.size
         session.forget_below(lowest)
+        self.size += session.size
         known = session.outcomes.get(serial)
         if known is not None:
             return known
@@ -232,24 +258,28 @@ class Sessions:
             raise UsageError(
                 f"session {id_}: command {serial} is late: its client had all answers below {session.lowest}"
             )
-        if len(session.outcomes) < OUTSTANDING_MAX and session.size < OUTCOME_BYTES_MAX:
+        if (
+            len(session.outcomes) < OUTSTANDING_MAX
+            and session.size < OUTCOME_BYTES_MAX
+            and self.size < ALL_OUTCOMES_BYTES_MAX
+        ):
             return None
-        if len(session.outcomes) >= 2 * OUTSTANDING_MAX:
+        if len(session.outcomes) >= 2 * OUTSTANDING_MAX or self.size >= 2 * ALL_OUTCOMES_BYTES_MAX:
             self.close(id_)
             raise SessionExpired(f"session {id_} was ended: it went on although it was refused")
-        refusal = Busy(
-            f"session {id_} keeps {len(session.outcomes)} results of {session.size} bytes for its client: "
-            "the command was not executed"
-        )
-        outcome = Outcome.of_error(REFUSED, refusal)
-        session.remember(serial, outcome)
-        return outcome
+        refusal = Outcome(REFUSED, b"")
+        self._remember(session, serial, refusal)
+        return refusal
 
     def leave(self, id_: int, serial: int, outcome: Outcome) -> None:
         """The command that was let in by `enter` was executed."""
         session = self._sessions[id_]
         invariant(serial not in session.outcomes, "a command was executed twice")
+        self._remember(session, serial, outcome)
+
+    def _remember(self, session: _Session, serial: int, outcome: Outcome) -> None:
         session.remember(serial, outcome)
+        self.size += outcome.size
 
     def _find(self, id_: int) -> _Session:
         session = self._sessions.get(id_)
@@ -276,6 +306,6 @@ class Sessions:
             session = _Session(record.id, record.timeout, record.used)
             session.lowest = record.lowest
             for serial, outcome in record.outcomes:
-                session.remember(serial, outcome)
+                sessions._remember(session, serial, outcome)
             sessions._add(session)
         return sessions

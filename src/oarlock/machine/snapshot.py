@@ -46,15 +46,17 @@ class StateCapture:
     """A state that is bytes already."""
 
     def __init__(self, encoded: bytes) -> None:
-        self._encoded = encoded
+        self._encoded: bytes | None = encoded
 
     def chunks(self) -> Iterator[bytes]:
         whole = self._encoded
+        if whole is None:
+            raise CaptureFailed("the copy of the state was released before it was read")
         for start in range(0, len(whole), PIECE_BYTES):
             yield whole[start : start + PIECE_BYTES]
 
     def close(self) -> None:
-        self._encoded = b""
+        self._encoded = None
 
 
 class SnapshotMethods:
