@@ -204,6 +204,20 @@ class TestMembership:
             assert leader.id in cluster.cut_off
             assert follower.runtime.committed_configuration.member(2) == Member(2, "new")
 
+    async def test_a_change_that_was_made_and_overtaken_is_not_made_again(self) -> None:
+        async with Cluster() as cluster:
+            follower, leader = await cluster.follower(), await cluster.leader()
+            follower.transport.lose = lambda message: isinstance(message, AppendEntries)
+            first = asyncio.ensure_future(
+                follower.runtime.change_membership(Change(update=(Member(1, "first"),)), timeout=30)
+            )
+            await until(lambda: leader.runtime.committed_configuration.members[0].name == "first")
+            await leader.runtime.change_membership(Change(update=(Member(1, "second"),)), timeout=30)
+            follower.transport.lose = lambda message: False
+            await first
+            await asyncio.sleep(10 * ELECTION_TIMEOUT)
+            assert leader.runtime.committed_configuration.members[0].name == "second"
+
     async def test_a_closing_member_answers_those_who_wait(self) -> None:
         async with Cluster() as cluster:
             leader = await cluster.leader()
@@ -317,6 +331,8 @@ class TestLeadership:
         async with Cluster() as cluster:
             leader, follower = await cluster.leader(), await cluster.follower()
             await leader.runtime.close(hand_over=True)
+            others = [node for node in cluster.nodes.values() if node is not leader]
+            assert any(node.runtime.role is Role.LEADER for node in others), "before it is gone"
             await leader.transport.close()
             began = asyncio.get_running_loop().time()
             await follower.runtime.submit(b"x")

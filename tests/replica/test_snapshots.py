@@ -8,14 +8,22 @@ import errno
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from oarlock.errors import CorruptSnapshot, DiskFailure, OutcomeUnknown, UsageError
+from oarlock.errors import (
+    CorruptSnapshot,
+    DiskFailure,
+    OarlockError,
+    OutcomeUnknown,
+    Stopped,
+    UsageError,
+)
 from oarlock.raft import Message
 from oarlock.raft.messages import InstallSnapshot
 from oarlock.replica import SnapshotPolicy
 from oarlock.replica.snapshots import is_due
-from tests.replica.cluster import ELECTION_TIMEOUT, SNAPSHOTS, Cluster, Journal, Node
+from tests.replica.cluster import DIRECTORY, ELECTION_TIMEOUT, SNAPSHOTS, Cluster, Journal, Node
 
 SOON = SnapshotPolicy(entries=20, ratio=0.0, trailing_entries=5, retry_after=0.2)
 
@@ -96,6 +104,18 @@ async def test_every_member_writes_snapshots_and_drops_the_log_before_them() -> 
             assert len(node.machine.commands) == 200
 
 
+async def test_the_disk_is_freed_of_the_log_before_a_snapshot() -> None:
+    async with Cluster(size=1, policy=SOON) as cluster:
+        node = await cluster.leader()
+        for number in range(20):
+            await asyncio.gather(*(node.runtime.submit(b"%d" % number * 1000) for _ in range(20)))
+            await asyncio.sleep(2.5 * ELECTION_TIMEOUT)
+        await until(lambda: not node.runtime.status().snapshot.writing)
+        segments = [name for name in node.files.list_dir(DIRECTORY) if name.endswith(".log")]
+        assert len(segments) <= 3, f"of ten: {segments}"
+        assert len(list(node.files.list_dir(SNAPSHOTS))) == 1, "older snapshots go, too"
+
+
 async def test_a_member_that_was_away_for_long_gets_a_snapshot_while_writes_go_on() -> None:
     async with Cluster(policy=SOON) as cluster:
         follower = await cluster.follower()
@@ -170,7 +190,7 @@ async def test_a_member_starts_from_its_snapshot_and_what_its_log_holds_after_it
         assert await leader.runtime.submit(b"more", timeout=20) == len(before) + 1
 
 
-async def test_a_transfer_that_breaks_goes_on_where_it_got_to() -> None:
+async def test_a_transfer_that_breaks_goes_on_where_it_got_to(caplog: pytest.LogCaptureFixture) -> None:
     async with Cluster(policy=SOON) as cluster:
         follower = await cluster.follower()
         leader = await cluster.leader()
@@ -195,6 +215,7 @@ async def test_a_transfer_that_breaks_goes_on_where_it_got_to() -> None:
         assert follower.machine.installed
         assert len(asked) == 4
         assert asked == sorted(set(asked)), "each try went on behind the one before"
+        assert "no snapshot up to index" not in caplog.text, "the leader was not asked for another"
 
 
 async def test_a_source_that_dies_in_the_middle_is_replaced_by_the_next_leader() -> None:
@@ -272,6 +293,30 @@ class TestTrouble:
             full = False
             await until(lambda: node.runtime.status().snapshot.index > 50)
 
+    async def test_a_disk_that_fails_stops_the_member(self) -> None:
+        async with Cluster(size=1, policy=SOON) as cluster:
+            node = await cluster.leader()
+
+            def before(operation: str, path: Path) -> None:
+                if path.parent == SNAPSHOTS and operation == "fdatasync":
+                    raise OSError(errno.EIO, "broken", str(path))
+
+            node.files.before = before
+            with contextlib.suppress(Stopped):
+                await write(node, 50)
+            assert isinstance(await node.runtime.failed, DiskFailure)
+
+    async def test_a_member_that_stops_does_not_write_the_rest_of_a_large_snapshot(self) -> None:
+        async with Cluster(size=1) as cluster:
+            node = await cluster.leader()
+            await write(node, 50)
+            snapshots = node.runtime._snapshots
+            chunks = snapshots._chunks(node.machine.capture())
+            assert next(chunks)
+            await node.runtime.close()
+            with pytest.raises(OarlockError, match="the member stops"):
+                next(chunks)
+
     async def test_a_machine_without_snapshots_keeps_its_log_and_says_so_once(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -310,9 +355,57 @@ class TestTrouble:
                 await write(leader, 20)
             follower.make_machine = Picky
             await follower.start()
+            fetched = 0
+            fetch = follower.transport.fetch_snapshot
+
+            def counted(*arguments: int) -> Any:
+                nonlocal fetched
+                fetched += 1
+                return fetch(*arguments)
+
+            follower.transport.fetch_snapshot = counted  # type: ignore[method-assign]
             await settle(cluster)
+            assert fetched == 1, "what is here need not travel again"
             assert "a reason" in caplog.text
             assert Picky.tries == 2
+
+
+async def test_a_try_that_newer_offers_ended_is_waited_for_by_each_of_them() -> None:
+    """Regression: a third offer waited for the second only, and two prepared the state machine's files."""
+    async with Cluster(policy=SOON) as cluster:
+        follower = await cluster.follower()
+        leader = await cluster.leader()
+        await follower.stop()
+        for _ in range(10):
+            await write(leader, 20)
+        await follower.start()
+        fetching = follower.runtime._fetching
+        in_thread = fetching._in_thread
+        slow, at_it, most = asyncio.Event(), 0, 0
+
+        async def watched(function: Any, *args: Any) -> Any:
+            nonlocal at_it, most
+            if function.__name__ != "prepare":
+                return await in_thread(function, *args)
+            at_it += 1
+            most = max(most, at_it)
+            await slow.wait()
+            try:
+                return await in_thread(function, *args)
+            finally:
+                at_it -= 1
+
+        fetching._in_thread = watched
+        await until(lambda: at_it == 1)
+        offer = fetching.offer
+        assert offer is not None
+        for sender in (offer.sender + 10, offer.sender):
+            fetching.fetch(msgspec.structs.replace(offer, sender=sender))
+            await asyncio.sleep(0.02)
+        assert most == 1
+        slow.set()
+        await settle(cluster)
+        assert most == 1
 
 
 async def test_a_command_whose_entry_a_snapshot_replaced_is_in_doubt_and_not_sent_again() -> None:
