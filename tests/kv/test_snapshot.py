@@ -345,6 +345,20 @@ def test_a_process_killed_at_any_moment_of_installing_leaves_one_store_or_the_ot
         found.close()
 
 
+def test_closing_makes_the_name_of_an_installed_store_durable(
+    kv: Feeder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the file that it replaced, which was never synced, could be back after a power cut, and trusted."""
+    kv.put(b"key", b"value")
+    other = Store.open(tmp_path / "other")
+    other.install(other.prepare(copy_of(kv.store)), kv.store.applied_index)
+    synced = []
+    really = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.fstat(fd).st_ino), really(fd)))
+    other.close()
+    assert synced == [(tmp_path / "other").stat().st_ino]
+
+
 def test_leftovers_beside_a_store_go_with_it_and_at_its_start(tmp_path: Path) -> None:
     beside = directory_beside(tmp_path / "kv")
     for act in (lambda: Store.open(tmp_path / "kv").close(), lambda: Store.destroy(tmp_path / "kv")):

@@ -66,6 +66,15 @@ def clear(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
+def sync_names(directory: Path) -> None:
+    """Have the names of its files durable: an installed store got its by a rename. Raises `OSError`."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _discard_unborn(file: Path) -> None:
     """Remove a file whose creation was cut short by a kill: it has a size, but not its first pages."""
     if file.exists():

@@ -143,7 +143,8 @@ class Store:
                 self._prepared.drop()
             try:
                 self._env.sync(True)
-            except lmdb.Error as error:
+                environment.sync_names(self.path)
+            except (lmdb.Error, OSError) as error:
                 raise DiskFailure(f"{self.path}: cannot sync the key-value store: {error}") from error
             finally:
                 self._env.close()

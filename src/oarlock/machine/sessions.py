@@ -47,7 +47,7 @@ OUTSTANDING_MAX = 1_000
 OUTCOME_BYTES_MAX = 1 << 20
 """Of one session's outcomes. The one that goes beyond is still kept, the next command is refused."""
 ALL_OUTCOMES_BYTES_MAX = 256 << 20
-"""Of those of all sessions. Refusals are kept, too: when there is twice as much, who asks loses his session."""
+"""Of those of all sessions. Refusals are kept, too: at twice as much, who asks on loses his session."""
 OUTCOME_BYTES = 100
 """What an outcome counts for beside its result: about what it takes to keep it."""
 ERROR_CHARACTERS_MAX = 500
