@@ -46,6 +46,8 @@ async def _stay(directory: Path) -> int:
         click.echo("  oarlock get greeting")
         click.echo("  etcdctl get --prefix ''            # any etcd client works")
         click.echo(f"  kill -9 {cluster.members[0].pid}".ljust(37) + "# two of three go on")
+        click.echo("  oarlock endpoint status".ljust(37) + "# who leads?")
+        click.echo("  oarlock doctor".ljust(37) + "# what is wrong?")
         click.echo("  oarlock bench put")
         click.echo("\nCtrl-C stops all three and removes their data.")
         await stop.wait()
