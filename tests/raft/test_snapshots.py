@@ -259,8 +259,10 @@ def test_5_1_a_snapshot_that_is_ahead_replaces_the_whole_log() -> None:
     assert (raft.log.base_index, raft.log.last_index, raft.commit_index) == (9, 9, 9)
     assert raft.applied_index == 1
     invariants.check(raft)
+    assert raft.installing == 9
     raft.stored(ready.number)
     raft.applied(9)
+    assert raft.installing == 0
     assert raft.cluster_time(0.2) == 777
     raft.step(AppendEntries(2, 2, 1, 9, 2, 10, (Entry(10, 2),)), 0.3)
     assert raft.commit_index == 10
