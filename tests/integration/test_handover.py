@@ -33,7 +33,7 @@ def printed(gaps: list[float]) -> float:
 async def test_a_leader_that_is_stopped_hands_over_without_an_election_timeout(tmp_path: Path) -> None:
     gaps = []
     async with ProcessCluster(tmp_path) as cluster:
-        traffic = Traffic(cluster.endpoints, pause=0.005)
+        traffic = Traffic(cluster.endpoints, clients=4, pause=0.01)
         async with traffic.running():
             for number in range(1, 11):
                 leader = await leader_of(cluster)
@@ -54,9 +54,9 @@ async def test_a_leader_that_is_stopped_hands_over_without_an_election_timeout(t
 async def test_a_leader_that_is_killed_is_missed_at_once(tmp_path: Path) -> None:
     gaps = []
     async with ProcessCluster(tmp_path) as cluster:
-        traffic = Traffic(cluster.endpoints, pause=0.005)
+        traffic = Traffic(cluster.endpoints, clients=4, pause=0.01)
         async with traffic.running():
-            for _ in range(5):
+            for _ in range(3):
                 leader = await leader_of(cluster)
                 await traffic.progress(cluster.members)
                 began = time.monotonic()
