@@ -571,7 +571,7 @@ async def test_a_session_executes_a_command_once_and_is_taken_up_elsewhere(team:
         with pytest.raises(oarlock.CommandFailed, match="below zero"):
             await again.submit(Counter.add, -100)
         with pytest.raises(oarlock.UsageError, match="is not a method"):
-            await again.submit(Other.add, 1)
+            await again.submit(Other.add, 1)  # type: ignore[arg-type]
         await again.leave()
     with pytest.raises(oarlock.SessionExpired):
         await session.submit(Counter.add, 1)

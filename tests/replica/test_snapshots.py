@@ -363,7 +363,7 @@ class TestTrouble:
                 fetched += 1
                 return fetch(*arguments)
 
-            follower.transport.fetch_snapshot = counted  # type: ignore[method-assign]
+            follower.transport.fetch_snapshot = counted  # type: ignore[method-assign, assignment]
             await settle(cluster)
             assert fetched == 1, "what is here need not travel again"
             assert "a reason" in caplog.text

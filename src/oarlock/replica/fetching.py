@@ -141,7 +141,7 @@ class Fetching:
     ) -> None:
         try:
             if before is not None:
-                await asyncio.wait([before])  # it still has a hand in the file
+                await _end_of(before)  # it still has a hand in the file
             problem, delay = await self._fetch_and_prepare(storage, offer)
             if problem:
                 _log.warning("no snapshot up to index %d yet: %s", offer.snapshot.index, problem)
@@ -227,10 +227,22 @@ class Fetching:
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
-            await asyncio.wait([call])
+            await _end_of(call)
             if not call.cancelled():
                 call.exception()  # nobody else will ask
             raise
+
+
+async def _end_of(other: asyncio.Future[Any]) -> None:
+    """Wait until it is done, even if we are cancelled meanwhile: whoever comes next waits for us only."""
+    cancelled = False
+    while not other.done():
+        try:
+            await asyncio.wait([other])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _same(one: InstallSnapshot, other: InstallSnapshot) -> bool:
