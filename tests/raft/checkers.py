@@ -267,22 +267,20 @@ class Observer:
 
     def sending(self, message: Message, raft: Raft | None) -> None:
         """`raft` sends a message: if it is a promise, it has to be durable already."""
-        kind = type(message)
         if message.sender not in self._disks:
             return
-        if kind is AppendEntriesReply:
-            if message.success:
+        match message:
+            case AppendEntriesReply(success=True) | InstallSnapshotReply():
                 self._check_acknowledgement(message, raft)
-        elif kind is InstallSnapshotReply:
-            self._check_acknowledgement(message, raft)
-        elif kind is RequestVoteReply:
-            if message.granted:
+            case RequestVoteReply(granted=True):
                 self._check_vote(message, message.to)
-        elif kind is RequestVote:
-            # A candidate's own vote counts in its election, and so does the log that it shows.
-            self._check_vote(message, message.sender)
-        elif kind is InstallSnapshot:
-            self.snapshot_named(message.sender, message.snapshot)
+            case RequestVote():
+                # A candidate's own vote counts in its election, and so does the log that it shows.
+                self._check_vote(message, message.sender)
+            case InstallSnapshot():
+                self.snapshot_named(message.sender, message.snapshot)
+            case _:
+                pass
 
     def _check_vote(self, message: Message, voted_for: NodeId) -> None:
         other = self.votes.setdefault((message.term, message.sender), voted_for)

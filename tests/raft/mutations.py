@@ -485,6 +485,7 @@ MUTATIONS = (
         term_rule.settle_higher,
         "if isinstance(message, RequestVote) and (reason := votes.sticks(raft, message)):",
         "if False:",
+        profile="partitions",
     ),
     Mutation(
         "no_check_quorum",
@@ -843,7 +844,7 @@ MUTATIONS = (
         "outcomes_not_remembered",
         "6.3: a command that comes again is answered and not executed",
         Sessions.leave,
-        "session.remember(serial, outcome)",
+        "self._remember(session, serial, outcome)",
         "pass",
         profile="everything",
     ),

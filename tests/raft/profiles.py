@@ -52,7 +52,7 @@ PROFILES: dict[str, Profile] = {
     ),
     # Clocks jump: elections collide and overtake one another.
     "elections": Profile(
-        Conditions(delay=(0.005, 0.12), sync=(0.005, 0.1), late=0.03, loss=0.05, duplication=0.1),
+        Conditions(delay=(0.005, 0.12), sync=(0.005, 0.1), late=0.1, loss=0.05, duplication=0.1),
         {"jump": 10, "jump_all": 3, "crash": 2, "restart_all": 2, "isolate_leader": 1, "heal": 3},
         fault_rate=6.0,
         seconds=6.0,

@@ -389,13 +389,11 @@ class Storm:
             fates = {node_id: rng.choice(("stays", "stays", "demote", "remove")) for node_id in voters}
             fates |= {node_id: rng.choice(("stays", "promote", "promote", "remove")) for node_id in learners}
             add = (self._newcomer(configuration),) if room and rng.random() < 0.4 else ()
-            return Change(
-                add=add,
-                **{
-                    fate: tuple(node_id for node_id in fates if fates[node_id] == fate)
-                    for fate in ("promote", "demote", "remove")
-                },
+            promote, demote, remove = (
+                tuple(node_id for node_id in fates if fates[node_id] == fate)
+                for fate in ("promote", "demote", "remove")
             )
+            return Change(add=add, promote=promote, demote=demote, remove=remove)
         member = rng.choice(voters)
         return Change(update=(described(member, rng.randint(0, 2)),))
 

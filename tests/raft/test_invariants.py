@@ -8,9 +8,11 @@ import pytest
 
 from oarlock.errors import InvariantViolated
 from oarlock.raft import invariants
+from oarlock.raft.leading import Transfer
+from oarlock.raft.progress import ProgressState
 from oarlock.raft.raft import Raft
 from oarlock.raft.roles import Role
-from oarlock.raft.types import Entry, HardState
+from oarlock.raft.types import Configuration, Entry, HardState
 
 from .stage import Stage
 
@@ -74,6 +76,21 @@ STATES: dict[str, tuple[int, Callable[[Raft], object], str]] = {
         "not both committed and stored",
     ),
     "something dropped that was not applied": (2, drop_unapplied, "dropped that was not applied"),
+    "a member that the leader lost sight of": (
+        1,
+        lambda raft: raft.progress.pop(2),
+        "follows up on every other member",
+    ),
+    "a leader that hands over to itself": (
+        1,
+        lambda raft: setattr(raft.leading, "transfer", Transfer(1, 0.0, False)),
+        "handed to somebody else",
+    ),
+    "a snapshot for who needs none": (
+        1,
+        lambda raft: setattr(raft.progress[2], "state", ProgressState.SNAPSHOT),
+        "lacks what was dropped",
+    ),
     "next beyond the log": (
         1,
         lambda raft: setattr(raft.progress[2], "next_index", 5),
@@ -103,6 +120,10 @@ def test_a_log_with_a_hole_or_a_falling_term_is_noticed() -> None:
 
 def _become(raft: Raft, role: Role, leader_id: int) -> None:
     raft.role, raft.leader_id = role, leader_id
+
+
+def _change(raft: Raft, index: int, *voters: int) -> None:
+    raft.configurations._stack.append((index, Configuration(voters)))
 
 
 STEPS: dict[str, tuple[int, Callable[[Raft], object], str]] = {
@@ -136,6 +157,8 @@ STEPS: dict[str, tuple[int, Callable[[Raft], object], str]] = {
         lambda raft: (setattr(raft.log, "commit_index", 3), raft.log._entries.__setitem__(3, Entry(4, 1))),
         "only appends",
     ),
+    "two voters changed at once": (1, lambda raft: _change(raft, 5, 1), "majorities of consecutive"),
+    "a configuration without voters": (1, lambda raft: _change(raft, 5), "well formed"),
     "a leader commits an entry of an earlier term": (
         1,
         lambda raft: (raft.log._entries.__setitem__(3, Entry(4, 1)), setattr(raft.log, "commit_index", 4)),
@@ -174,3 +197,22 @@ def test_a_view_names_what_a_reader_needs() -> None:
     assert repr(invariants.View(cluster()[1])) == (
         "LEADER 1 term=2 vote=1 leader=1 last=(3,2) stored=3 commit=3 applied=3"
     )
+
+
+def test_a_second_change_before_the_first_is_committed_is_noticed() -> None:
+    raft = cluster()[1]
+    _change(raft, 4, 1, 2)
+    before = invariants.View(raft)
+    _change(raft, 5, 1)
+    with pytest.raises(InvariantViolated, match="once the last change is committed"):
+        invariants.check_step(before, invariants.View(raft))
+
+
+def test_a_change_before_the_leader_has_committed_in_its_term_is_noticed() -> None:
+    raft = cluster()[1]
+    before = invariants.View(raft)
+    raft.log._entries[2] = Entry(3, 1)
+    before.commit_term = 1
+    _change(raft, 4, 1, 2)
+    with pytest.raises(InvariantViolated, match="committed in its term"):
+        invariants.check_step(before, invariants.View(raft))
