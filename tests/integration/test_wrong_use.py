@@ -67,18 +67,23 @@ async def test_a_data_directory_in_use(tmp_path: Path, ports: PortReservation) -
         assert str(tmp_path / "m1") in line
 
 
-async def test_a_data_directory_of_another_cluster_decides_and_that_is_told(tmp_path: Path) -> None:
-    """As in etcd. Flags from the beginning need not be true any more, once members came and went."""
+async def test_a_data_directory_of_another_cluster(tmp_path: Path) -> None:
+    """Flags from the beginning need not be true any more, once members came and went: `existing` says so."""
     async with ProcessCluster(tmp_path, size=1) as cluster:
         member = cluster.members[0]
         identity = json.loads((tmp_path / "m1" / "IDENTITY").read_text())
         assert member.terminate() == 0
-        member.command += ["--initial-cluster-token", "another"]
+        command = [flag for flag in member.command if flag not in OARLOCK]
+        other = [*command, "--initial-cluster-token", "another"]
+        line = refusal(serve(tmp_path, *other))
+        assert f"m1: belongs to member {identity['member_id']} of cluster {identity['cluster_id']}" in line
+        assert "start with --initial-cluster-state existing" in line
+        member.command += [
+            *("--initial-cluster-token", "another"),
+            *("--initial-cluster-state", "existing", "--join", "http://127.0.0.1:1"),
+        ]
         member.start()
         await member.wait_ready()
-        (line,) = [line for line in member.log_tail(100).splitlines() if "WARNING" in line]
-        assert f"m1 belongs to member {identity['member_id']} of cluster {identity['cluster_id']}" in line
-        assert "the data decide" in line
 
 
 def test_an_unknown_member_name(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 =================================  ===========================================================================
 it starts with                     its ids come from
 =================================  ===========================================================================
-a data directory                   that; the `--initial-…` flags and `--join` count no more, as in etcd
+a data directory                   that; flags that found *another* cluster are refused: it is the wrong
+                                   directory, or `existing` has to be said
 `--initial-cluster-state new`      `--initial-cluster`, as etcd derives them: equal on all founding members
 `--join`, or state `existing`      a member of the running cluster, which is asked for them
 =================================  ===========================================================================
@@ -22,7 +23,7 @@ import time
 import msgspec
 
 from oarlock import etcd
-from oarlock.errors import UsageError
+from oarlock.errors import DataDirError, UsageError
 from oarlock.raft import Configuration, Member
 from oarlock.server.config import Settings
 from oarlock.storage import DataDir
@@ -66,7 +67,7 @@ async def identify(settings: Settings) -> Identity:
 
     Raises:
         UsageError: nobody who was asked knows this server.
-        DataDirError: the data directory cannot be read.
+        DataDirError: the data directory cannot be read, or the flags found another cluster.
     """
     found = DataDir.identity(settings.data_dir)
     if found is not None:
@@ -87,13 +88,11 @@ def _founding(settings: Settings, cluster_id: int, node_id: int) -> Configuratio
     flagged = etcd.cluster_id(configuration.voters)
     if flagged == cluster_id and node_id in configuration.voters:
         return configuration
-    log.warning(
-        "%s belongs to member %x of cluster %x, and --initial-cluster names %s: the data decide. If members "
-        "came and went, that is as it should be; else this is another member's data",
-        *(settings.data_dir, node_id, cluster_id),
-        "other members" if flagged == cluster_id else f"cluster {flagged:x}",
+    raise DataDirError(
+        f"{settings.data_dir}: belongs to member {node_id:x} of cluster {cluster_id:x}, and --initial-cluster "
+        f"founds {f'cluster {flagged:x}' if flagged != cluster_id else 'it with other members'}. If the "
+        "members changed since, start with --initial-cluster-state existing; else this is the wrong directory"
     )
-    return None
 
 
 async def ask(settings: Settings) -> Identity:
