@@ -152,6 +152,8 @@ class Fetching:
                 self._raft.snapshot_failed(self._clock())
             elif self._stored is not None:
                 self._raft.snapshot_received(self._stored, self._clock())
+                if self._raft.installing != offer.snapshot.index:
+                    self._prepared = None  # the log has got as far meanwhile
             self._wake()
         except Exception as error:
             self._fail(error)

@@ -262,6 +262,10 @@ class Snapshots:
         ]
         if self._raft.fetching is not None:
             wanted.append(self._raft.fetching.snapshot.index)
+        if self.newest is not None:
+            wanted.append(
+                self.newest.snapshot.index
+            )  # on disk may be a newer one, whose fetching was given up
         try:
             await self._in_thread(storage.keep, [*wanted, *self._served.indexes()])
         except StorageError as error:
