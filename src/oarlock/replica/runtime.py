@@ -282,7 +282,8 @@ class Runtime:
             UsageError: the command is too large.
         """
         ready_loop = self._running()
-        lag = self.raft.commit_index - self.raft.applied_index
+        raft = self.raft
+        lag = raft.log.commit_index - raft.applied_index
         if lag > self._limits.apply_lag_max:
             raise Busy(f"this member has {lag} entries yet to apply: retry later, or at another member")
         seconds = self._limits.request_timeout if timeout is None else timeout
