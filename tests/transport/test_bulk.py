@@ -291,6 +291,40 @@ async def test_disk_that_hangs_does_not_hold_up_our_own_end(monkeypatch: pytest.
         await shelf.all_closed()
 
 
+async def test_whoever_comes_back_while_the_disk_hangs_does_not_use_up_all_threads() -> None:
+    released = threading.Event()
+    reading: list[int] = []
+
+    class Hanging(ShelfReader):
+        def read(self, offset: int, size: int) -> bytes:
+            reading.append(offset)
+            released.wait(20)
+            return super().read(offset, size)
+
+    async with source({}) as (one, shelf):
+        two = await fetcher(member_of(one))
+        async with closing(two):
+
+            def open_hanging(index: int) -> ShelfReader:
+                shelf.readers.append(Hanging(shelf, b"abc"))
+                return shelf.readers[-1]
+
+            one.serve_snapshots(GROUP, open_hanging)
+            try:
+                for count in range(1, bulk.TRANSFERS_MAX + 1):
+                    fetching = asyncio.create_task(whole(two.fetch_snapshot(GROUP, 1, 7, 0)))
+                    await until(lambda count=count: len(reading) == count)  # type: ignore[misc]
+                    fetching.cancel()
+                    await asyncio.wait([fetching])
+                    await until(lambda: not one._inbound._transfers)
+                with pytest.raises(ConnectionError, match="on their way already"):
+                    await whole(two.fetch_snapshot(GROUP, 1, 7, 0))
+                assert len(reading) == bulk.TRANSFERS_MAX
+            finally:
+                released.set()
+        await shelf.all_closed()
+
+
 @asynccontextmanager
 async def impostor(answer: bytes, *, hang_up: bool = True) -> AsyncIterator[Member]:
     """Answers every connection with these bytes."""

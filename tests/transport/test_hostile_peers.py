@@ -191,6 +191,17 @@ async def test_messages_before_the_handshake_are_not_delivered(victim: Victim) -
     assert all(message.sender == 1 for message in victim.inbox.messages)
 
 
+async def test_frame_without_a_message_is_nothing(victim: Victim) -> None:
+    reader, writer = await victim.dial(encode_handshake(HELLO))
+    assert await answer(reader) == Welcome(1)
+    writer.write(messages_frame())
+    await writer.drain()
+    await victim.serves_the_honest_peer()
+    writer.write(messages_frame(probe(5, 2, 1)))
+    assert probe(5, 2, 1) in await victim.inbox.wait_for(2)
+    writer.close()
+
+
 async def test_unknown_group_is_ignored(victim: Victim) -> None:
     reader, writer = await victim.dial(encode_handshake(HELLO))
     assert await answer(reader) == Welcome(1)

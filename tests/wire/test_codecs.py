@@ -14,10 +14,12 @@ from oarlock.raft import messages as raft_messages
 from oarlock.raft.messages import (
     AppendEntries,
     ChangeMembership,
+    ChangeMembershipReply,
     InstallSnapshot,
     Message,
     PreVoteReply,
     RequestVote,
+    RequestVoteReply,
 )
 from oarlock.raft.types import Change, Configuration, Entry, EntryKind, HardState, Member, Snapshot
 from oarlock.wire import (
@@ -104,7 +106,7 @@ def message_strategy(kind: type[Any]) -> st.SearchStrategy[Message]:
         if (text := annotation(kind, field.name)) != "tuple[Entry, ...]"
     }
     if kind is InstallSnapshot:
-        fields["checksum"] = st.integers(0, 2**32 - 1)
+        fields["size"], fields["checksum"] = st.integers(0, 2**60), st.integers(0, 2**32 - 1)
     if kind is not AppendEntries:
         return st.builds(kind, **fields)
     del fields["previous_index"]
@@ -271,11 +273,14 @@ def test_messages_that_no_core_sends_are_refused() -> None:
         AppendEntries(1, 1, 2, 0, 0, 0, (Entry(1, 1, time=-1),)),
         InstallSnapshot(1, 1, 2, SNAPSHOT, -1, 0),
         InstallSnapshot(1, 1, 2, SNAPSHOT, 1, 2**32),
+        InstallSnapshot(1, 1, 2, SNAPSHOT, 2**64 - 1, 0),
         *(InstallSnapshot(1, 1, 2, replace(SNAPSHOT, **wrong), 1, 0) for wrong in WRONG_SNAPSHOTS),
         ChangeMembership(1, 1, 2, 1, Change(add=(Member(-1, "a"),))),
         ChangeMembership(1, 1, 2, 1, Change(update=(Member(1, "a", priority=-1),))),
         ChangeMembership(1, 1, 2, 1, Change(remove=(1, -2))),
         ChangeMembership(1, 1, 2, 1, Change(expected_index=-1)),
+        ChangeMembership(1, 1, 2, 1, Change(remove=(1,) * 1001)),
+        ChangeMembership(1, 1, 2, 1, Change(add=(Member(1, "a", ("u",) * 1001),))),
     ]
     for message in negative:
         with pytest.raises(WireError, match="malformed"):
@@ -283,11 +288,33 @@ def test_messages_that_no_core_sends_are_refused() -> None:
 
 
 def test_complaints_are_short_however_long_what_they_are_about_is() -> None:
-    configuration = Configuration(tuple(range(100_000, 0, -1)))
+    configuration = Configuration(tuple(range(2**63 + 1000, 2**63, -1)))
     message = InstallSnapshot(1, 1, 2, replace(SNAPSHOT, configuration=configuration), 1, 0)
     with pytest.raises(WireError, match="sorted") as caught:
         decode_messages(encode_messages([message]))
     assert len(str(caught.value)) < 500
+
+
+def test_lists_that_no_cluster_has_are_refused_without_looking_through_them() -> None:
+    configuration = Configuration(tuple(range(1, 1_000_001)))
+    message = InstallSnapshot(1, 1, 2, replace(SNAPSHOT, configuration=configuration), 1, 0)
+    with pytest.raises(WireError, match="voters has 1000000 items"):
+        decode_messages(encode_messages([message]))
+
+
+def test_texts_for_people_are_cut() -> None:
+    """They are kept, to be shown: nobody may have us keep megabytes."""
+    long, short = "x" * 5_000_000, "x" * 1000
+    messages: list[Message] = [
+        PreVoteReply(1, 1, 2, False, long),
+        RequestVoteReply(1, 1, 2, False, long),
+        ChangeMembershipReply(1, 1, 2, 1, 0, 3, long),
+    ]
+    assert decode_messages(encode_messages(messages)) == [
+        PreVoteReply(1, 1, 2, False, short),
+        RequestVoteReply(1, 1, 2, False, short),
+        ChangeMembershipReply(1, 1, 2, 1, 0, 3, short),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,9 @@ class Inbound:
         """A peer wants a snapshot. Its older transfer, if any, is dead even if we have not noticed."""
         key = fetch.hello.sender, fetch.group
         previous = self._transfers.get(key)
-        if previous is None and len(self._transfers) >= TRANSFERS_MAX:
+        # Those that are ending count: while the disk hangs, each of them still holds a thread.
+        others = len(self._transfers) + len(self._ending) - (previous is not None)
+        if others >= TRANSFERS_MAX:
             return Refusal(f"{TRANSFERS_MAX} snapshots are on their way already", RefusalCode.BUSY)
         try:
             reader = self.owner.open_snapshot(fetch.group, fetch.index)

@@ -275,7 +275,7 @@ class TcpTransport:
 
     def deliver(self, group: int, messages: list[Message]) -> None:
         """Messages from one peer, checked."""
-        if not self._groups.has_removed(group, messages[0].sender):
+        if messages and not self._groups.has_removed(group, messages[0].sender):
             self._groups.deliver(group, messages)
 
     def _drop_removed(self) -> None:

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import msgspec
 
 from oarlock.errors import WireError
-from oarlock.raft.messages import AppendEntries, ChangeMembership, InstallSnapshot, Message
+from oarlock.raft.messages import (
+    AppendEntries,
+    ChangeMembership,
+    ChangeMembershipReply,
+    InstallSnapshot,
+    Message,
+    PreVoteReply,
+    RequestVoteReply,
+)
 from oarlock.raft.types import Entry, Snapshot
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -22,6 +30,12 @@ NUMBER_MAX = 2**64 - 1
 """Terms, indexes and ids are unsigned 64-bit numbers, here as in every other implementation."""
 
 CHECKSUM_MAX = 2**32 - 1
+SNAPSHOT_BYTES_MAX = 2**60
+"""Larger is nonsense. With checksums, it is still a size that the operating system can be asked for."""
+ITEMS_MAX = 1000
+"""Of one list in a configuration or a change: many times `oarlock.raft.membership.MEMBERS_MAX`."""
+TEXT_CHARACTERS_MAX = 1000
+"""Of a text for people in a message. It is kept to be shown, so the rest is cut off."""
 
 PROBLEM_CHARACTERS_MAX = 300
 """What a peer sent may be long; what is logged about it is not."""
@@ -45,10 +59,23 @@ def decode_messages(payload: bytes) -> list[Message]:
         messages = _decode(payload)
     except DECODE_ERRORS as error:
         raise WireError(f"undecodable messages: {error}") from None
-    for message in messages:
+    for position, message in enumerate(messages):
         if problem := _problem(message):
             raise WireError(f"malformed {type(message).__name__}: {problem[:PROBLEM_CHARACTERS_MAX]}")
+        if type(message) in _WITH_TEXT:
+            messages[position] = _cut(message)
     return messages
+
+
+_WITH_TEXT = frozenset({PreVoteReply, RequestVoteReply, ChangeMembershipReply})
+
+
+def _cut(message: Message) -> Message:
+    if isinstance(message, ChangeMembershipReply) and len(message.text) > TEXT_CHARACTERS_MAX:
+        return msgspec.structs.replace(message, text=message.text[:TEXT_CHARACTERS_MAX])
+    if isinstance(message, PreVoteReply | RequestVoteReply) and len(message.reason) > TEXT_CHARACTERS_MAX:
+        return msgspec.structs.replace(message, reason=message.reason[:TEXT_CHARACTERS_MAX])
+    return message
 
 
 def _problem(message: Message) -> str | None:
@@ -62,6 +89,8 @@ def _problem(message: Message) -> str | None:
     if type(message) is InstallSnapshot:
         if message.checksum > CHECKSUM_MAX:
             return f"checksum is {message.checksum}"
+        if message.size > SNAPSHOT_BYTES_MAX:
+            return f"size is {message.size}"
         return snapshot_problem(message.snapshot)
     if type(message) is ChangeMembership:
         return number_problem(message.change, "change")
@@ -99,10 +128,15 @@ def snapshot_problem(snapshot: Snapshot) -> str | None:
 
 
 def number_problem(value: object, name: str) -> str | None:
-    """The first number, anywhere inside a decoded value, that is not an unsigned 64-bit one; or None."""
+    """The first number, anywhere inside a decoded value, that is not an unsigned 64-bit one; or None.
+
+    Or the first list that is longer than any has to be.
+    """
     if isinstance(value, int):
         return None if 0 <= value <= NUMBER_MAX else f"{name} is {value}"
     if isinstance(value, tuple):
+        if len(value) > ITEMS_MAX:
+            return f"{name} has {len(value)} items"
         return next((problem for item in value if (problem := number_problem(item, name))), None)
     if isinstance(value, msgspec.Struct):
         for field in value.__struct_fields__:
