@@ -92,6 +92,22 @@ HARMLESS = (
         "for message in ():",
     ),
     Mutation(
+        "commands_taken_during_a_transfer",
+        "The target has more to catch up with, and is told to stand a little later, or not before the transfer "
+        "is given up: a long transfer, and no command is lost.",
+        Raft.propose,
+        "if self.leading.transfer is not None:",
+        "if False:",
+    ),
+    Mutation(
+        "laggard_told_to_stand",
+        "It loses the election, for its log is behind, and the leader is deposed for nothing: a worse "
+        "transfer, and a safe one.",
+        transfer.advance,
+        "progress.match_index == raft.log.last_index",
+        "True",
+    ),
+    Mutation(
         "removed_members_not_told",
         "They ask for votes in vain, for the others hear their leader; and the transport tells them when it "
         "refuses them.",
