@@ -93,7 +93,7 @@ HARMLESS = (
     ),
     Mutation(
         "commands_taken_during_a_transfer",
-        "The target has more to catch up with, and is told to stand a little later, or not before the transfer "
+        "The target has more to catch up with, and is told to stand later, or not before the transfer "
         "is given up: a long transfer, and no command is lost.",
         Raft.propose,
         "if self.leading.transfer is not None:",
