@@ -26,7 +26,8 @@ SnapshotTurn        a member that wants to   the leader grants turns, to a minor
 Every request but `TimeoutNow` has a reply of the same name with ``Reply`` behind it; `ProposeReply` is only
 sent to refuse.
 `term` is the sender's term, except in `PreVote` and a granted `PreVoteReply`, where it is the term that
-the election would have. Delivery may fail, delay and reorder; all but `Propose` may also be duplicated.
+the election would have. Delivery may fail, delay and reorder; all but `Propose` and `ChangeMembership` may
+also be duplicated.
 
 Field order is the wire format: fields are only added at the end, with a default.
 """
