@@ -172,6 +172,26 @@ def test_the_log_goes_on_from_a_snapshot_that_takes_long_to_write() -> None:
     assert message.snapshot == named
 
 
+def test_the_log_goes_on_from_a_snapshot_whose_installation_makes_a_follower_silent() -> None:
+    """Regression: each time that a follower was at it for an election timeout, it had to begin anew."""
+    raft = behind()
+    kept = take(raft)
+    raft.timeout(raft.deadline)
+    (message,) = [message for message in sent(raft) if message.to == 3]
+    raft.step(InstallSnapshotReply(2, 3, 1, 0, message.round, 1000), raft.now)
+    fetched = raft.now
+    while raft.now < fetched + 5:
+        raft.timeout(raft.deadline)
+        acknowledge(raft, 2)
+        grow(raft, 10, 2)
+        assert raft.log.base_index <= kept.snapshot.index
+    while raft.now < fetched + 11:
+        raft.timeout(raft.deadline)
+        acknowledge(raft, 2)
+        grow(raft, 10, 2)
+    assert raft.log.base_index > kept.snapshot.index, "it may be gone for good"
+
+
 def test_5_1_the_offer_is_repeated_like_heartbeats_and_its_answers_count_like_theirs() -> None:
     raft = behind()
     take(raft)

@@ -24,6 +24,10 @@ from oarlock.raft.types import NOBODY, Index, LogBase, NodeId, Snapshot, StoredS
 if TYPE_CHECKING:
     from oarlock.raft.raft import Raft
 
+_INSTALL_TIMEOUTS = 10
+"""Election timeouts for which the log behind a snapshot is kept for a follower that fetched some of it and is
+silent since: it may be busy with it, and what it fetched would be of no use without the log behind it."""
+
 
 # ── what every member does ─────────────────────────────────────────────────────────────────────────────
 
@@ -77,7 +81,9 @@ def _needed(raft: Raft) -> Index:
     """Followers that answer need what comes behind this; for those that do not, nothing is kept."""
     needed = raft.log.last_index
     for progress in leading_of(raft).progress.values():
-        if raft.now - progress.heard_at >= raft.config.election_timeout:
+        fetches = progress.state is ProgressState.SNAPSHOT and progress.received
+        patience = _INSTALL_TIMEOUTS if fetches else 1
+        if raft.now - progress.heard_at >= patience * raft.config.election_timeout:
             continue
         if progress.state is not ProgressState.SNAPSHOT:
             needed = min(needed, max(progress.match_index, raft.log.base_index))
