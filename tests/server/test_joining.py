@@ -15,6 +15,7 @@ from oarlock.server import joining
 from oarlock.server.config import Settings, load_settings
 from oarlock.server.processes import HOST, PortReservation, http_get
 from oarlock.server.server import Server
+from oarlock.storage import DataDir
 from oarlock.wire.handshake import Join, Refusal
 
 from ..polling import eventually
@@ -72,6 +73,17 @@ async def until_voter(client: Client, name: str) -> None:
         return any(m.name == name and not m.is_learner for m in (await client.members()).members)
 
     await eventually(votes)
+
+
+async def test_a_joiner_that_was_killed_before_it_had_a_log_finds_the_others_again(place: Place) -> None:
+    first = await place.start(place.settings("a"))
+    joiner = place.settings("b", "--join", first.settings.advertise_peer_urls[0])
+    async with client_of(first) as client:
+        added = await client.member_add(joiner.advertise_peer_urls)
+        data = DataDir.open(joiner.data_dir, cluster_id=first.cluster_id, member_id=added.member.id)
+        data.close(clean=False)  # all that it left
+        await place.start(joiner)
+        await until_voter(client, "b")
 
 
 async def test_one_address_is_enough_to_join_and_the_data_follows(place: Place) -> None:

@@ -37,6 +37,8 @@ ASK_SECONDS = 30.0
 REFUSED_SECONDS = 2.0
 """And while it is refused."""
 PAUSE_SECONDS = 0.2
+AGAIN_SECONDS = 1.0
+"""How long a restarted member waits for each of those that it once joined."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -72,7 +74,8 @@ async def identify(settings: Settings) -> Identity:
     found = DataDir.identity(settings.data_dir)
     if found is not None:
         cluster_id, node_id = found.ids
-        return Identity(cluster_id, node_id, _founding(settings, cluster_id, node_id))
+        peers = await _peers_again(settings, node_id) if settings.join else ()
+        return Identity(cluster_id, node_id, _founding(settings, cluster_id, node_id), peers)
     if settings.join:
         return await ask(settings)
     configuration = initial_configuration(settings)
@@ -89,10 +92,25 @@ def _founding(settings: Settings, cluster_id: int, node_id: int) -> Configuratio
     if flagged == cluster_id and node_id in configuration.voters:
         return configuration
     raise DataDirError(
-        f"{settings.data_dir}: belongs to member {node_id:x} of cluster {cluster_id:x}, and --initial-cluster "
-        f"founds {f'cluster {flagged:x}' if flagged != cluster_id else 'it with other members'}. If the "
-        "members changed since, start with --initial-cluster-state existing; else this is the wrong directory"
+        f"{settings.data_dir}: belongs to member {node_id:x} of cluster {cluster_id:x}, and the flags found "
+        f"{f'cluster {flagged:x}' if flagged != cluster_id else 'it with other members'}. If the members "
+        "changed since, start with --initial-cluster-state existing; else this is the wrong directory"
     )
+
+
+async def _peers_again(settings: Settings, node_id: int) -> tuple[Member, ...]:
+    """The others, for a member that was stopped before it had a log: else it could not even answer them.
+
+    Any other member has them in its log; that it is refused, as one that was started before, does no harm.
+    """
+    try:
+        invitation = await ask_to_join(
+            settings.join, settings.advertise_peer_urls, settings.name, timeout=AGAIN_SECONDS
+        )
+    except (UsageError, ConnectionError) as error:
+        log.debug("not invited again: %s", error)
+        return ()
+    return tuple(member for member in invitation.members if member.id != node_id)
 
 
 async def ask(settings: Settings) -> Identity:
