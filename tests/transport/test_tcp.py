@@ -20,7 +20,7 @@ from oarlock.errors import UsageError
 from oarlock.raft.messages import Message, Propose
 from oarlock.raft.types import Member
 from oarlock.testing.transport_suite import GROUP, Inbox, TransportSuite, probe
-from oarlock.transport import PeerStatus, TcpTransport, outbound
+from oarlock.transport import PeerStatus, TcpTransport, outbound, tcp
 
 
 def member_of(transport: TcpTransport, scheme: str = "http") -> Member:
@@ -132,6 +132,21 @@ async def test_mutual_tls_carries_messages_and_refuses_who_has_no_certificate(tm
         assert await inbox.wait_for(1) == [probe(1, 2, 5)]
         await until(lambda: bool(stranger.peer_status()[2].last_error))
         assert not stranger.peer_status()[2].connected
+
+
+async def test_whoever_does_not_even_begin_with_tls_is_closed_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "HANDSHAKE_SECONDS_MAX", 0.2)
+    certificate, key = make_certificate(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
+    server.load_cert_chain(certificate, key)
+    one = await started(1, 1, ssl_server=server)
+    async with closing(one):
+        reader, writer = await asyncio.open_connection(*one.listening[0])
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
 
 
 async def test_https_without_certificates_is_a_usage_error_and_changes_nothing() -> None:

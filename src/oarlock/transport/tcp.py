@@ -22,7 +22,7 @@ from oarlock.transport.addresses import Address, format_host, parse_peer_url
 from oarlock.transport.bulk import SnapshotReader, fetch
 from oarlock.transport.groups import Groups
 from oarlock.transport.inbound import Inbound
-from oarlock.transport.outbound import Link, is_refused
+from oarlock.transport.outbound import HANDSHAKE_SECONDS_MAX, Link, is_refused
 from oarlock.transport.status import PeerStatus
 from oarlock.wire.framing import (
     FRAME_BYTES_MAX,
@@ -219,7 +219,13 @@ class TcpTransport:
         for host, port in self._listen:
             try:
                 server = await loop.create_server(
-                    self._inbound.accept, host, port, ssl=self._ssl_server, backlog=128
+                    self._inbound.accept,
+                    host,
+                    port,
+                    ssl=self._ssl_server,
+                    # `Inbound` hears of a connection only when this is done; asyncio would wait a minute.
+                    ssl_handshake_timeout=None if self._ssl_server is None else HANDSHAKE_SECONDS_MAX,
+                    backlog=128,
                 )
             except OSError as error:
                 await self._stop_listening()
