@@ -114,7 +114,10 @@ class SnapshotStorage(Protocol):
         """The state machine's part, for `Machine.prepare`. In a worker thread. Raises `StorageError`."""
 
     def keep(self, indexes: Iterable[Index]) -> None:
-        """Delete all others, but never the newest; leftovers of broken tries for others, too. Blocks."""
+        """Delete all others, but never the newest. Blocks.
+
+        What broken tries for older ones left goes, too; one for a newer one can still be gone on with.
+        """
 
     def close(self) -> None: ...
 

@@ -30,7 +30,7 @@ class MemorySnapshots:
             self._parts.update(previous._parts)
 
     def load(self) -> StoredSnapshot | None:
-        self.keep(part.snapshot.index for part in self._parts)  # which leaves the newest
+        self.keep([])
         return self._stored[max(self._stored)][0] if self._stored else None
 
     def write(self, snapshot: Snapshot, chunks: Iterable[bytes]) -> StoredSnapshot:
@@ -66,9 +66,10 @@ class MemorySnapshots:
     def keep(self, indexes: Iterable[Index]) -> None:
         indexes = list(indexes)
         with self._changing:
-            wanted = {*indexes, max(self._stored, default=0)}
+            newest = max(self._stored, default=0)
+            wanted = {*indexes, newest}
             self._stored = {index: found for index, found in self._stored.items() if index in wanted}
-            self._parts = {part: data for part, data in self._parts.items() if part.snapshot.index in wanted}
+            self._parts = {part: data for part, data in self._parts.items() if part.snapshot.index > newest}
 
     def close(self) -> None:
         """Nothing to release."""

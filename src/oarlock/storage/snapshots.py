@@ -229,16 +229,15 @@ class DiskSnapshots:
         indexes = list(indexes)
         try:
             with self._naming:
-                wanted = {*indexes, max(self._stored, default=0)}
+                newest = max(self._stored, default=0)
+                wanted = {*indexes, newest}
                 for index in [index for index in self._stored if index not in wanted]:
                     del self._stored[index]
                     self._files.remove(self._path(index))
             with self._receiving:
                 names = self._files.list_dir(self._directory)
                 self._remove_parts(
-                    name
-                    for name in names
-                    if (match := _PART.fullmatch(name)) and int(match[1], 16) not in wanted
+                    name for name in names if (match := _PART.fullmatch(name)) and int(match[1], 16) <= newest
                 )
         except OSError as error:
             raise snapshot_failure(error, self._directory) from error
@@ -345,5 +344,6 @@ class DiskReceiver:
         del self._storage._receivers[self._path.name]
 
     def _throw_away(self) -> None:
-        self._release()
+        # In this order: once it is released, the file of this name may be another receiver's.
         self._storage._discard(self._path)
+        self._release()
