@@ -119,14 +119,14 @@ class Storm:
 
     def partition(self) -> None:
         self.cluster.isolate(
-            self.rng.sample(self.cluster.ids, self.rng.randint(1, len(self.cluster.ids) // 2))
+            self.rng.sample(self.cluster.ids, self.rng.randint(1, max(1, len(self.cluster.ids) // 2)))
         )
 
     def isolate_leader(self) -> None:
         """The leader keeps only a minority, or nobody."""
         leader = self._leader_or_anyone()
         others = [node_id for node_id in self.cluster.ids if node_id != leader.id]
-        followers = self.rng.sample(others, self.rng.randint(0, (len(self.cluster.ids) - 1) // 2 - 1))
+        followers = self.rng.sample(others, self.rng.randint(0, max(0, (len(self.cluster.ids) - 1) // 2 - 1)))
         self.cluster.isolate([leader.id, *followers])
 
     def strand_leader(self) -> None:
@@ -179,6 +179,8 @@ class Storm:
         self._later(now + 0.06, leader.jump)
 
     def one_way(self) -> None:
+        if len(self.cluster.ids) < 2:
+            return
         sender, receiver = self.rng.sample(self.cluster.ids, 2)
         self.cluster.cut[sender, receiver] = None
 
@@ -194,7 +196,7 @@ class Storm:
 
     def jump_all(self) -> None:
         """Several timers fire in the same moment."""
-        for node_id in self.rng.sample(self.cluster.ids, 3):
+        for node_id in self.rng.sample(self.cluster.ids, min(3, len(self.cluster.ids))):
             self.cluster.members[node_id].jump()
 
     # ── snapshots, transfers, sick disks ──────────────────────────────────────────────────────────

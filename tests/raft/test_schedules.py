@@ -52,6 +52,16 @@ def test_clusters_of_other_sizes_keep_every_property(size: int) -> None:
             pytest.fail(f"seed {seed}, {size} members: {type(error).__name__}: {error}")
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_clusters_that_begin_small_keep_every_property(size: int) -> None:
+    for name in [name for name, profile in PROFILES.items() if profile.trials]:
+        for seed in range(5):
+            try:
+                run_schedule(seed, size=size, profile=name)
+            except Exception as error:
+                pytest.fail(f"seed {seed}, {name}, {size} members: {type(error).__name__}: {error}")
+
+
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=[mutation.name for mutation in MUTATIONS])
 def test_schedules_notice_a_broken_rule(
     mutation: Mutation, record_property: Callable[[str, object], None]
