@@ -165,6 +165,8 @@ class Listener:
         self.accepted = 0
         self.answers: Callable[[int], bytes | None] = lambda number: encode_handshake(Welcome(1))
         """What to say to connection number n; None: nothing, and it is closed."""
+        self.hangs_up = False
+        """After the answer."""
         self._writers: list[asyncio.StreamWriter] = []
         self._server: asyncio.Server
 
@@ -184,6 +186,8 @@ class Listener:
         else:
             await reader.read(1)
             writer.write(answer)
+            if self.hangs_up:
+                writer.close()
 
     def cut(self) -> None:
         for writer in self._writers:
@@ -278,6 +282,17 @@ async def test_peer_that_lets_us_in_and_cuts_us_for_ever_is_not_knocked_at_for_e
         await until(lambda: there.accepted > outbound.KNOCKS_MAX)
         await asyncio.sleep(0.2)
         assert there.accepted < 20, "then the usual back-off"
+        assert lost.values == []
+
+
+async def test_peer_that_welcomes_us_and_hangs_up_for_ever_is_not_dialed_without_a_pause() -> None:
+    """As two servers with one id do to each other: each new connection of the one ends that of the other."""
+    async with one_with_calls() as (one, lost), listener() as there:
+        there.hangs_up = True
+        one.set_members(GROUP, [there.member])
+        await until(lambda: there.accepted > outbound.KNOCKS_MAX)
+        await asyncio.sleep(0.3)
+        assert there.accepted < 30, "then the usual back-off"
         assert lost.values == []
 
 

@@ -108,6 +108,8 @@ class Link:
         """We were connected, in one direction or the other, and do not know yet that its process is gone."""
         self._knocks = 0
         """How many more times to dial at once, to find out whether its process is gone."""
+        self._short_lived = 0
+        """Connections in a row that ended as soon as they were made."""
         self._connection: _Dialed | None = None
         self._connected_at = 0.0
         self._trying = False
@@ -161,6 +163,10 @@ class Link:
         if not self._flush_scheduled and self._connection is not None:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    def set_hello(self, hello: Hello) -> None:
+        """What to say first, on connections made from now on."""
+        self._hello = hello
 
     def heard_from(self) -> None:
         """The peer has connected to us: if it is away for us, try again at once."""
@@ -234,7 +240,10 @@ class Link:
                 backoff, refusals = BACKOFF_SECONDS_MIN, 0
                 why = await connection.lost
                 _logger.info("peer %x at %s: connection lost: %s", self._hello.to, self._address, why)
-                self._knock()
+                short = self._loop.time() - self._connected_at < BACKOFF_SECONDS_MIN
+                self._short_lived = self._short_lived + 1 if short else 0
+                if self._short_lived <= KNOCKS_MAX:
+                    self._knock()  # else somebody welcomes us only to cut us off, over and over
             except (_Refused, OSError, WireError) as error:
                 why = str(error) or f"no answer within {HANDSHAKE_SECONDS_MAX:g} s"
                 attempt += 1
