@@ -107,7 +107,8 @@ def run(settings: Settings, files: Files | None = None) -> int:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
         code = runner.run(serve(settings, files))
-    if code:
-        sys.stderr.flush()
-        os._exit(code)  # a worker stuck in a failing disk must not keep the process
+        if code:
+            # Not after the runner's end, which waits for all threads: one may be stuck in a failing disk.
+            sys.stderr.flush()
+            os._exit(code)
     return code
