@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from oarlock.errors import StorageError, UsageError
 from oarlock.raft import Configuration, Entry, HardState, Member
 from oarlock.raft.types import LogBase, Snapshot, StoredSnapshot
-from oarlock.replica.recovery import StartingPoint, recover
+from oarlock.replica.recovery import StartingPoint, prepare, recover
 from oarlock.storage import MemorySnapshots, MemoryStorage
 from tests.replica.cluster import Journal, at_once
 
@@ -159,3 +160,22 @@ async def test_a_machine_that_cannot_be_restored_is_refused_a_log_that_needs_it(
     stored.machine = Plain(0)
     with pytest.raises(StorageError, match="needs both `snapshot` and `restore`"):
         await stored.start()
+
+
+def test_preparing_ends_between_two_pieces_when_it_is_given_up() -> None:
+    """A member that stops, or that is offered a newer one, does not wait until a large one is written out."""
+    snapshots, taken = MemorySnapshots(), list[int]()
+    snapshots.write(Snapshot(5, 1, CONFIGURATION), [bytes(5 << 20)])
+
+    class Slow(Journal):
+        def prepare(self, chunks: Iterable[bytes]) -> list[bytes]:
+            for chunk in chunks:
+                taken.append(len(chunk))
+            return []
+
+    prepare(snapshots, Slow(), 5)
+    assert sum(taken) == 5 << 20
+    taken.clear()
+    with pytest.raises(StorageError, match="not needed"):
+        prepare(snapshots, Slow(), 5, lambda: len(taken) == 2)
+    assert len(taken) == 2

@@ -168,7 +168,9 @@ class Fetching:
                     return problem, _DELAY_OFFER
             self._prepared = (
                 offer.snapshot,
-                await self._blocking(prepare, storage, self._machine, index),
+                await self._blocking(
+                    prepare, storage, self._machine, index, lambda: self._closed or self.offer is not offer
+                ),
             )
             return "", 0.0
         except InvariantViolated:

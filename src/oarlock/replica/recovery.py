@@ -12,7 +12,7 @@ The two are written apart, so a crash may leave one ahead of the other. The rule
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -126,9 +126,25 @@ async def _install(
     machine.install(await in_thread(prepare, snapshots, machine, index), index)
 
 
-def prepare(snapshots: SnapshotStorage, machine: Machine, index: Index) -> Any:
-    """The stored snapshot as something that `Machine.install` takes. Blocks: call it in a thread."""
-    return machine.prepare(snapshots.chunks(index))
+def prepare(
+    snapshots: SnapshotStorage, machine: Machine, index: Index, given_up: Callable[[], bool] = lambda: False
+) -> Any:
+    """The stored snapshot as something that `Machine.install` takes. Blocks: call it in a thread.
+
+    Args:
+        given_up: asked between two pieces, so that nobody has to wait for the end of a large one.
+
+    Raises:
+        StorageError: of the storage, of the machine, or because it was given up.
+    """
+    return machine.prepare(_until(given_up, snapshots.chunks(index)))
+
+
+def _until(given_up: Callable[[], bool], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        if given_up():
+            raise StorageError("the snapshot is not needed any more")
+        yield chunk
 
 
 async def _append(
