@@ -45,7 +45,7 @@ class World:
             if "bad" in member.peer_urls[0]:
                 raise UsageError(f"peer URL {member.peer_urls[0]!r}")
         self.calls += 1
-        self.told = {member.id: member.peer_urls for member in members}
+        self.told = {member.id: member.peer_urls for member in members if member.id != self.id}
 
     def set_removed(self, group: int, removed: Iterable[int]) -> None:
         self.removed = list(removed)

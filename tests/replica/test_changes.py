@@ -11,7 +11,7 @@ from oarlock.errors import ChangeReason, ChangeRefused, NotLeader, RequestTimeou
 from oarlock.raft import Configuration, Member, Message, Role
 from oarlock.raft.messages import AppendEntries, ChangeMembership, ChangeMembershipReply, TimeoutNow
 from oarlock.raft.types import Change
-from oarlock.replica import OwnEntry
+from oarlock.replica import OwnEntry, SnapshotPolicy
 from oarlock.replica.changes import is_made
 from oarlock.storage import LoopWorker
 from oarlock.storage.disk import Append
@@ -379,3 +379,33 @@ def test_a_change_is_made_when_the_configuration_says_what_it_wants() -> None:
     ]
     for change in not_made:
         assert not is_made(change, configuration), change
+
+
+class TestComingBack:
+    @pytest.mark.parametrize("policy", [SOON, None])
+    async def test_a_member_that_was_away_while_all_others_were_replaced_finds_those_who_call_it(
+        self, policy: SnapshotPolicy | None
+    ) -> None:
+        """Regression: its log does not say where the leader is, so it could answer nothing, for ever."""
+        async with Cluster(policy=policy) as cluster:
+            away = await cluster.follower()
+            founders = [node for node in cluster.nodes.values() if node is not away]
+            await away.stop()
+            for node_id in (4, 5):
+                await founders[0].runtime.change_membership(
+                    Change(add=(Member(node_id, f"m{node_id}"),)), timeout=20
+                )
+                node = cluster.nodes[node_id] = Node(cluster, node_id)
+                node.initial = None
+                await node.start()
+                await until(
+                    lambda node=node: node.id in founders[0].runtime.committed_configuration.voters, 30
+                )
+            await write(cluster.nodes[4], 100)
+            for node in founders:
+                await cluster.nodes[4].runtime.change_membership(Change(remove=(node.id,)), timeout=30)
+                await node.stop()
+                del cluster.nodes[node.id]
+            await away.start()
+            await until(lambda: away.runtime.committed_configuration.voters == tuple(sorted((away.id, 4, 5))))
+            assert len(await settle(cluster)) == 100

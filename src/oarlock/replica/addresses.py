@@ -43,7 +43,6 @@ class Addresses:
         members.update((member.id, member) for member in raft.configuration.members)
         if not members:
             members = dict(self._peers)
-        members.pop(raft.id, None)
         for node_id in [node_id for node_id in self._known if node_id not in members]:
             if node_id not in self._leaving:
                 seconds = _GOODBYE_TIMEOUTS * raft.config.election_timeout

@@ -148,7 +148,11 @@ class Transport(Protocol):
     def unregister(self, group: int) -> None: ...
 
     def set_members(self, group: int, members: Iterable[Member]) -> None:
-        """Where the members are now; connections to others are closed."""
+        """Where the members are now; connections to others are closed. Our own entry may be among them.
+
+        Whoever sends us something is answered even if it is not among them, where that can be done: the log
+        of a member that was away for long does not say where the others are now.
+        """
 
     def set_removed(self, group: int, removed: Iterable[NodeId]) -> None:
         """Members that were removed for good: their connections are refused, and they are told why."""

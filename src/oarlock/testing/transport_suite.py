@@ -288,10 +288,25 @@ class TransportSuite:
     async def test_removed_members_are_not_sent_to(self) -> None:
         one, two, _, inbox = await self.pair()
         one.set_members(GROUP, [])
+        one.set_removed(GROUP, [2])
         one.send(GROUP, [probe(1, 2, 1)])
+        one.set_removed(GROUP, [])
         one.set_members(GROUP, [self.member(two, 2)])
         if probe(1, 2, 1) in await self.connected(one, inbox, 1, 2):
             raise AssertionError("a message was sent to a member that had been removed")
+        await _close(one, two)
+
+    async def test_who_calls_is_answered_even_if_it_is_not_known_as_a_member(self) -> None:
+        one, two = await self.make(77, 1), await self.make(77, 2)
+        inbox, answers = Inbox(), Inbox()
+        one.register(GROUP, inbox)
+        one.set_members(GROUP, [self.member(one, 1)])
+        two.register(GROUP, answers)
+        two.set_members(GROUP, [self.member(one, 1), self.member(two, 2)])
+        two.serve_snapshots(GROUP, Shelf({7: b"abc"}))
+        await self.connected(two, inbox, 2, 1)
+        await self.connected(one, answers, 1, 2)
+        _equal(await self.fetched(one, 2, 7, 1), b"bc")
         await _close(one, two)
 
     async def test_other_clusters_cannot_be_reached(self) -> None:

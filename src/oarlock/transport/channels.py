@@ -62,6 +62,8 @@ class ChannelTransport:
         self._queue_bytes_max = queue_bytes_max
         self._groups = Groups()
         self._members: dict[int, frozenset[NodeId]] = {}
+        self._callers: dict[NodeId, None] = {}
+        """Those who sent us something. They are answered even if they are not known as members."""
         self._inbox: deque[tuple[int, Message]] = deque()
         self._inbox_bytes: dict[NodeId, int] = {}
         """By sender: each has a queue of its own, in effect."""
@@ -88,6 +90,7 @@ class ChannelTransport:
         removed = sorted(removed)
         self._groups.set_removed(group, removed)
         for node_id in removed:
+            self._callers.pop(node_id, None)
             other = self._network.find(self.cluster_id, node_id)
             if other is not None and self._running:
                 other.refused(group, self.node_id)
@@ -99,7 +102,8 @@ class ChannelTransport:
         self, group: int, source: NodeId, index: int, offset: int
     ) -> AsyncGenerator[bytes, None]:
         other = self._network.find(self.cluster_id, source)
-        if other is None or source not in self._members.get(group, ()) or not self._running:
+        known = source in self._members.get(group, ()) or source in self._callers
+        if other is None or not known or not self._running:
             raise ConnectionError(f"there is no way to member {source:x}")
         try:
             reader = other.open_snapshot(group, index)
@@ -117,9 +121,10 @@ class ChannelTransport:
             raise ConnectionError(f"member {source:x} cannot read its snapshot: {error}") from None
 
     def send(self, group: int, messages: Iterable[Message]) -> None:
-        members = self._members.get(group, frozenset())
+        members = self._members.get(group)
         for message in messages:
-            if self._running and message.to in members:
+            known = members is not None and (message.to in members or message.to in self._callers)
+            if self._running and known:
                 receiver = self._network.find(self.cluster_id, message.to)
                 if receiver is not None and not receiver.receive(group, message):
                     self.refused(group, message.to)
@@ -158,6 +163,7 @@ class ChannelTransport:
         """Keep it for the next turn of the loop, or drop it. False: its sender was removed."""
         if self._groups.has_removed(group, message.sender):
             return False
+        self._callers[message.sender] = None
         queued = self._inbox_bytes.get(message.sender, 0)
         size = _size(message)
         if queued and queued + size > self._queue_bytes_max:

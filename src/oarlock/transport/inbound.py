@@ -60,8 +60,8 @@ class Owner(Protocol):
     def was_removed(self, sender: int) -> bool:
         """Whether this member was removed for good."""
 
-    def heard_from(self, sender: int) -> None:
-        """A peer made a connection."""
+    def heard_from(self, sender: int, urls: tuple[str, ...]) -> None:
+        """A peer made a connection, and can be called back at these URLs."""
 
     def lost(self, sender: int) -> None:
         """The peer's connection ended, and not because we closed it."""
@@ -308,7 +308,7 @@ class _Accepted(asyncio.Protocol):
         self._welcome(hello)
         self.sender = hello.sender
         self._reader.payload_bytes_max = FRAME_BYTES_MAX
-        self._inbound.owner.heard_from(hello.sender)
+        self._inbound.owner.heard_from(hello.sender, hello.urls)
         return True
 
     def _begin_snapshot(self, fetch: Fetch) -> None:

@@ -31,7 +31,7 @@ from oarlock.wire.framing import (
     FrameKind,
     encode_frame,
 )
-from oarlock.wire.handshake import Fetch, Hello, Invitation, Join, Refusal
+from oarlock.wire.handshake import HELLO_URL_BYTES_MAX, Fetch, Hello, Invitation, Join, Refusal
 from oarlock.wire.messages import encode_messages
 
 QUEUE_BYTES_MAX = 64 << 20
@@ -72,6 +72,11 @@ class TcpTransport:
         self._groups = Groups()
         self._members: dict[int, dict[NodeId, tuple[Address, ...]]] = {}
         """Per group."""
+        self._own_urls: tuple[str, ...] = ()
+        """Where the others reach us, to be told to those who do not know."""
+        self._callers: dict[NodeId, tuple[Address, ...]] = {}
+        """Peers that are connected to us, and where they say that they are. They are answered even if they
+        are not known as members: so a member that was away while the others were replaced finds them."""
         self._links: dict[NodeId, Link] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
         """Links that are on their way out."""
@@ -135,16 +140,22 @@ class TcpTransport:
         self._answer_joins = answer
 
     def set_members(self, group: int, members: Iterable[Member]) -> None:
-        """Where the members are now; connections to others are closed.
+        """Where the members are now; connections to others are closed, but for those that call us.
+
+        Our own entry, if it is among them, is what we tell those whom we call.
 
         Raises:
             UsageError: a peer URL that cannot be parsed, or https without certificates. Nothing was changed.
         """
+        members = list(members)
         self._members[group] = {
             member.id: tuple(self._parse(url) for url in member.peer_urls)
             for member in members
             if member.id != self._node_id
         }
+        own = next((member for member in members if member.id == self._node_id), None)
+        if own is not None and len("".join(own.peer_urls).encode()) <= HELLO_URL_BYTES_MAX:
+            self._own_urls = own.peer_urls
         self._update_links()
         self._drop_removed()
 
@@ -162,7 +173,7 @@ class TcpTransport:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a snapshot of another member: see `oarlock.replica.ports.Transport`."""
         hello = self._hello(source)
-        addresses = self._members.get(group, {}).get(source, ())
+        addresses = self._members.get(group, {}).get(source) or self._callers.get(source, ())
         if not addresses or not self._running:
             raise ConnectionError(f"there is no way to member {source:x}")
         for address in addresses:
@@ -189,10 +200,11 @@ class TcpTransport:
         by_peer: dict[NodeId, list[Message]] = {}
         for message in messages:
             by_peer.setdefault(message.to, []).append(message)
-        known = self._members.get(group, {})
+        if (known := self._members.get(group)) is None:
+            return
         for node_id, batch in by_peer.items():
             link = self._links.get(node_id)
-            if link is None or node_id not in known:
+            if link is None or (node_id not in known and node_id not in self._callers):
                 continue
             if link.accepts:
                 self._send(link, group, batch)
@@ -259,8 +271,15 @@ class TcpTransport:
             sender in members for members in self._members.values()
         )
 
-    def heard_from(self, sender: NodeId) -> None:
+    def heard_from(self, sender: NodeId, urls: tuple[str, ...]) -> None:
         """A peer connected to us, so it can be dialed."""
+        try:
+            addresses = tuple(map(self._parse, urls))
+        except UsageError:
+            addresses = ()  # as good as none to us
+        if addresses:
+            self._callers[sender] = addresses
+            self._update_links()
         link = self._links.get(sender)
         if link is not None:
             link.heard_from()
@@ -270,6 +289,8 @@ class TcpTransport:
         link = self._links.get(sender)
         if link is not None:
             link.inbound_lost()
+        if self._callers.pop(sender, None) is not None:
+            self._update_links()
 
     def open_snapshot(self, group: int, index: int) -> SnapshotReader | None:
         return self._groups.open_snapshot(group, index)
@@ -288,6 +309,8 @@ class TcpTransport:
         for node_id in self._groups.removed_anywhere:
             if self.was_removed(node_id):
                 self._inbound.drop(node_id)
+                if self._callers.pop(node_id, None) is not None:
+                    self._update_links()
 
     def _for_groups_of(self, peer: NodeId, tell: Callable[[int, NodeId], None]) -> None:
         for group, members in self._members.items():
@@ -295,7 +318,9 @@ class TcpTransport:
                 tell(group, peer)
 
     def _hello(self, to: NodeId) -> Hello:
-        return Hello(PROTOCOL_VERSION_OLDEST, PROTOCOL_VERSION, self._cluster_id, self._node_id, to)
+        return Hello(
+            PROTOCOL_VERSION_OLDEST, PROTOCOL_VERSION, self._cluster_id, self._node_id, to, self._own_urls
+        )
 
     def _parse(self, url: str) -> Address:
         address = parse_peer_url(url)
@@ -307,6 +332,7 @@ class TcpTransport:
         """Make the links those that the groups need."""
         wanted: dict[NodeId, tuple[Address, ...]] = {}
         if self._running:
+            wanted.update(self._callers)
             for members in self._members.values():
                 wanted.update(members)
         for node_id in [node_id for node_id in self._links if node_id not in wanted]:
@@ -324,6 +350,7 @@ class TcpTransport:
                     on_lost=partial(self._for_groups_of, node_id, self._groups.lost),
                     on_removed=partial(self._for_groups_of, node_id, self._groups.removed),
                 )
+            link.set_hello(self._hello(node_id))
             link.set_addresses(addresses)
 
     async def _stop_listening(self) -> None:

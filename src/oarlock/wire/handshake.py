@@ -3,7 +3,8 @@
 ::
 
     dialer                                     listener
-      Hello(versions, cluster, sender, to)  →
+      Hello(versions, cluster, sender, to, urls)
+                                            →
                                             ←  Welcome(version)      messages may follow
       Fetch(hello, group, index, offset)    →
                                             ←  Welcome(version)      chunks of a snapshot follow, from here
@@ -29,7 +30,9 @@ from oarlock.wire.framing import FrameKind, encode_frame
 from oarlock.wire.messages import DECODE_ERRORS, number_problem
 
 HANDSHAKE_BYTES_MAX = 4096
-"""Largest handshake payload that a listener takes: a Hello is under 60 bytes, a Join has a few URLs."""
+"""Largest handshake payload that a listener takes: a Hello and a Join have a few URLs."""
+HELLO_URL_BYTES_MAX = 2048
+"""More bytes of URLs than that are left out of a Hello."""
 INVITATION_BYTES_MAX = 1 << 20
 """Largest answer that a joining server takes: thousands of members."""
 
@@ -55,6 +58,8 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=
     sender: int
     to: int
     """The member that the dialer means to reach."""
+    urls: tuple[str, ...] = ()
+    """Where the dialer can be called back: a listener that was away for long does not know from its log."""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag_field="kind", tag=2):
