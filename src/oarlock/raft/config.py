@@ -38,7 +38,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Applied entries kept in memory for followers that are a little behind; those further behind get a
     snapshot (5.1). None keeps all: for state machines that have no snapshots."""
     log_bytes_kept: int = 8 * 1024 * 1024
-    """Likewise, their data. The log is trimmed when it has twice as much."""
+    """Likewise, their data. The log is trimmed when it has a quarter more."""
     log_bytes_max: int = 128 * 1024 * 1024
     """Data of entries that a leader keeps for followers that answer but are further behind, or fetch a
     snapshot. Then they are dropped for these too."""

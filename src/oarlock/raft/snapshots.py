@@ -61,12 +61,14 @@ def taken(raft: Raft, stored: StoredSnapshot) -> None:
 
 
 def trim(raft: Raft) -> None:
-    """Drop applied entries from memory if there are twice as many as should be kept."""
+    """Drop applied entries from memory if there are a quarter more than should be kept."""
     log, kept = raft.log, raft.config.log_entries_kept
     if kept is None:
         return
     bytes_kept = raft.config.log_bytes_kept
-    if log.last_index - log.base_index <= 2 * kept and log.bytes <= 2 * bytes_kept:
+    # Not one by one: moving up what is behind them should cost little for each.
+    few = log.last_index - log.base_index <= kept + kept // 4
+    if few and log.bytes <= bytes_kept + bytes_kept // 4:
         return
     limit = min(raft.applied_index, log.stored_index)
     if raft.leading is not None and log.bytes <= raft.config.log_bytes_max:
