@@ -13,7 +13,7 @@ import pytest
 
 from oarlock.raft.messages import Message
 from oarlock.testing.transport_suite import GROUP, Inbox, probe
-from oarlock.transport import TcpTransport, inbound, outbound
+from oarlock.transport import TcpTransport, inbound, outbound, tcp
 from oarlock.wire import (
     FrameKind,
     FrameReader,
@@ -189,6 +189,21 @@ async def test_messages_before_the_handshake_are_not_delivered(victim: Victim) -
     await everything(reader, writer)
     await victim.serves_the_honest_peer()
     assert all(message.sender == 1 for message in victim.inbox.messages)
+
+
+async def test_caller_that_is_cut_off_is_not_called_back_any_more(victim: Victim) -> None:
+    """Whoever calls may be anybody, under a new id each time: nothing of it may stay."""
+    urls = tuple(f"http://127.0.0.1:{port}" for port in range(1, 100))
+    before = set(victim.transport.peer_status())
+    for sender in range(10, 15):
+        reader, writer = await victim.dial(encode_handshake(Hello(1, 1, 1, sender, 2, urls)))
+        assert await answer(reader) == Welcome(1)
+        assert len(victim.transport._callers[sender]) == tcp.CALLER_URLS_MAX
+        writer.write(b"x" * 100)
+        await everything(reader, writer)
+    await until(lambda: set(victim.transport.peer_status()) == before)
+    assert not set(victim.transport._callers) - {1}
+    await victim.serves_the_honest_peer()
 
 
 async def test_frame_without_a_message_is_nothing(victim: Victim) -> None:

@@ -63,8 +63,8 @@ class Owner(Protocol):
     def heard_from(self, sender: int, urls: tuple[str, ...]) -> None:
         """A peer made a connection, and can be called back at these URLs."""
 
-    def lost(self, sender: int) -> None:
-        """The peer's connection ended, and not because we closed it."""
+    def lost(self, sender: int, by_us: bool) -> None:
+        """The peer's connection ended; `by_us`: because we closed it."""
 
     def open_snapshot(self, group: int, index: int) -> SnapshotReader | None:
         """Raises `StorageError`."""
@@ -182,8 +182,7 @@ class Inbound:
             task.add_done_callback(self._ending.pop)
         elif sender and self._peers.get(sender) is connection:
             del self._peers[sender]
-            if not connection.aborted:
-                self.owner.lost(sender)
+            self.owner.lost(sender, connection.aborted)
         if not self._connections:
             self._drained.set()
 

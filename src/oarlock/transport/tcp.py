@@ -36,6 +36,8 @@ from oarlock.wire.messages import encode_messages
 
 QUEUE_BYTES_MAX = 64 << 20
 """Per peer: what a slow peer can cost us. One frame of the largest size has to fit."""
+CALLER_URLS_MAX = 8
+"""At which a peer is called back that is not known as a member: it may be anybody."""
 
 
 class TcpTransport:
@@ -274,7 +276,7 @@ class TcpTransport:
     def heard_from(self, sender: NodeId, urls: tuple[str, ...]) -> None:
         """A peer connected to us, so it can be dialed."""
         try:
-            addresses = tuple(map(self._parse, urls))
+            addresses = tuple(map(self._parse, urls[:CALLER_URLS_MAX]))
         except UsageError:
             addresses = ()  # as good as none to us
         if addresses:
@@ -284,13 +286,13 @@ class TcpTransport:
         if link is not None:
             link.heard_from()
 
-    def lost(self, sender: NodeId) -> None:
+    def lost(self, sender: NodeId, by_us: bool) -> None:
         """A peer's connection to us ended."""
-        link = self._links.get(sender)
-        if link is not None:
-            link.inbound_lost()
         if self._callers.pop(sender, None) is not None:
             self._update_links()
+        link = self._links.get(sender)
+        if link is not None and not by_us:
+            link.inbound_lost()
 
     def open_snapshot(self, group: int, index: int) -> SnapshotReader | None:
         return self._groups.open_snapshot(group, index)
