@@ -208,7 +208,8 @@ class Storm:
     async def enter(self, node_id: int) -> None:
         node = Node(self.cluster, node_id)
         node.initial = None
-        everyone = {m.id: m for n in self.cluster.nodes.values() for m in n.runtime.configuration.members}
+        known = [n.runtime.configuration for n in self.cluster.nodes.values() if n.running]
+        everyone = {member.id: member for configuration in known for member in configuration.members}
         node.peers = tuple(everyone.values())
         await node.start()
         self.spoil(node)
