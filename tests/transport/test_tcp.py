@@ -19,7 +19,7 @@ import uvloop
 from oarlock.errors import UsageError
 from oarlock.raft.messages import Message, Propose
 from oarlock.raft.types import Member
-from oarlock.testing.transport_suite import GROUP, Inbox, TransportSuite, probe
+from oarlock.testing.transport_suite import GROUP, Inbox, Shelf, TransportSuite, probe
 from oarlock.transport import PeerStatus, TcpTransport, outbound, tcp
 
 
@@ -59,6 +59,24 @@ async def status_with(transport: TcpTransport, node_id: int, **expected: Any) ->
         )
     )
     return transport.peer_status()[node_id]
+
+
+async def test_a_peer_that_has_moved_is_found_where_it_says_that_it_is() -> None:
+    """A member that was away has its old address in its log."""
+    one, two = await started(77, 1), await started(77, 2)
+    async with closing(one, two):
+        received, answers = Inbox(), Inbox()
+        one.register(GROUP, received)
+        one.set_members(GROUP, [member_of(one), Member(2, "two", ("http://127.0.0.1:1",))])
+        two.register(GROUP, answers)
+        two.set_members(GROUP, [member_of(one), member_of(two)])
+        two.serve_snapshots(GROUP, Shelf({7: b"abc"}))
+        await until(lambda: one.peer_status()[2].connected)
+        one.send(GROUP, [probe(1, 2, 1)])
+        assert await answers.wait_for(1) == [probe(1, 2, 1)]
+        assert [chunk async for chunk in one.fetch_snapshot(GROUP, 2, 7, 1)] == [b"bc"]
+        await two.close()
+        await until(lambda: one.peer_status()[2].address.endswith("127.0.0.1:1"))
 
 
 class TestContract(TransportSuite):

@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from random import Random
@@ -22,7 +22,7 @@ from oarlock.transport.addresses import Address, format_host, parse_peer_url
 from oarlock.transport.bulk import SnapshotReader, fetch
 from oarlock.transport.groups import Groups
 from oarlock.transport.inbound import Inbound
-from oarlock.transport.outbound import HANDSHAKE_SECONDS_MAX, Link, is_refused
+from oarlock.transport.outbound import HANDSHAKE_SECONDS_MAX, Link
 from oarlock.transport.status import PeerStatus
 from oarlock.wire.framing import (
     FRAME_BYTES_MAX,
@@ -78,7 +78,7 @@ class TcpTransport:
         """Where the others reach us, to be told to those who do not know."""
         self._callers: dict[NodeId, tuple[Address, ...]] = {}
         """Peers that are connected to us, and where they say that they are. They are answered even if they
-        are not known as members: so a member that was away while the others were replaced finds them."""
+        are not known as members, or have moved: so a member that was away meanwhile finds them."""
         self._links: dict[NodeId, Link] = {}
         self._closing: dict[asyncio.Task[None], None] = {}
         """Links that are on their way out."""
@@ -175,18 +175,20 @@ class TcpTransport:
     ) -> AsyncGenerator[bytes, None]:
         """The bytes of a snapshot of another member: see `oarlock.replica.ports.Transport`."""
         hello = self._hello(source)
-        addresses = self._members.get(group, {}).get(source) or self._callers.get(source, ())
+        addresses = self._addresses(source, self._members.get(group, {}))
         if not addresses or not self._running:
             raise ConnectionError(f"there is no way to member {source:x}")
+        begun = False
         for address in addresses:
             bytes_ = fetch(address, self._ssl_client, Fetch(hello, group, index, offset), self._fetching)
             try:
                 async with aclosing(bytes_):
                     async for chunk in bytes_:
+                        begun = True
                         yield chunk
                 return
-            except OSError as error:
-                if address == addresses[-1] or not is_refused(error):
+            except OSError:
+                if begun or address == addresses[-1]:
                     raise
 
     def _fetching(self, writer: asyncio.StreamWriter) -> None:
@@ -330,13 +332,20 @@ class TcpTransport:
             raise UsageError(f"peer URL {url!r}: https needs peer certificates, and none are configured")
         return address
 
+    def _addresses(
+        self, node_id: NodeId, members: Mapping[NodeId, tuple[Address, ...]]
+    ) -> tuple[Address, ...]:
+        """Where to find a peer: where `members` says, else where it says itself, for it may have moved."""
+        known = members.get(node_id, ())
+        return (*known, *(address for address in self._callers.get(node_id, ()) if address not in known))
+
     def _update_links(self) -> None:
         """Make the links those that the groups need."""
         wanted: dict[NodeId, tuple[Address, ...]] = {}
         if self._running:
             wanted.update(self._callers)
             for members in self._members.values():
-                wanted.update(members)
+                wanted.update({node_id: self._addresses(node_id, members) for node_id in members})
         for node_id in [node_id for node_id in self._links if node_id not in wanted]:
             task = asyncio.get_running_loop().create_task(self._links.pop(node_id).close())
             self._closing[task] = None
