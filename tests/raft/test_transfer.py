@@ -282,6 +282,20 @@ def test_a_leader_whose_disk_hangs_and_whose_target_does_not_take_over_steps_dow
     assert raft.role is Role.FOLLOWER
 
 
+def test_what_was_kept_is_refused_when_a_leader_whose_disk_hangs_steps_down() -> None:
+    """Regression: it was appended first, and so waited for an election before it was sent elsewhere."""
+    raft = established()
+    hung(raft)
+    while not raft.transferring:
+        beat_hung(raft, 2, 3)
+    raft.step(Propose(2, 3, 1, 9, (b"kept",)), raft.now)
+    messages: list[Any] = []
+    while raft.role is Role.LEADER:
+        messages += beat_hung(raft, 2, 3)
+    assert b"kept" not in commands(raft)
+    assert [message.batch for message in messages if isinstance(message, ProposeReply)] == [9]
+
+
 def test_nobody_stands_while_its_disk_hangs() -> None:
     raft = core(term=2)
     raft.step(AppendEntries(3, 2, 1, 1, 1, 1), 0.0)

@@ -86,10 +86,10 @@ def timeout(raft: Raft) -> None:
             leading.transfer.told = False
             advance(raft)
             return
-        of_sick_disk = leading.transfer.of_sick_disk
-        give_up(raft, "the target did not take over in time")
-        if of_sick_disk and not raft.alone:
+        if leading.transfer.of_sick_disk and not raft.alone:
             raft.become_follower(raft.term, NOBODY, "the disk hangs, and nobody took over")
+        else:
+            give_up(raft, "the target did not take over in time")
         return
     if raft.disk_is_sick():
         target = best_target(raft)
