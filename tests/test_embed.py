@@ -467,6 +467,23 @@ async def test_two_are_replaced_by_two_others_in_one_step(team: Team) -> None:
     assert await team.members["d"].query(Counter.read) == 1
 
 
+async def test_a_member_that_was_away_while_all_others_were_replaced_takes_part_again(team: Team) -> None:
+    founders = dict(team.peers)
+    first = await team.start("c", "b", "a")
+    await team.members.pop("c").close()
+    new = await enter(team, "d", first)
+    await enter(team, "e", first)
+    for name in "ab":
+        await new.remove(name)
+        await team.members.pop(name).close()
+    assert await new.submit(Counter.add, 1) == 1
+    back = team.members["c"] = team.make("c", initial_cluster=founders)
+    await back.start()
+    assert await back.query(Counter.read) == 1
+    await team.members.pop("e").close()
+    assert await back.submit(Counter.add, 1) == 2, "it votes"
+
+
 async def test_what_cannot_be_is_refused_with_the_reason(team: Team) -> None:
     first = await team.start("a", "b", "c")
     with pytest.raises(oarlock.UsageError, match="there is no member 'x'; there are a, b, c"):
