@@ -156,7 +156,8 @@ def flush(raft: Raft) -> None:
         ):
             _send_append(raft, peer, progress, ())
     leading.round_flushed = leading.round
-    reconfiguration.forget_told(raft)
+    if leading.reconfiguring:
+        reconfiguration.forget_told(raft)
 
 
 def _send_append(raft: Raft, peer: NodeId, progress: Progress, entries: tuple[Entry, ...]) -> None:
@@ -261,5 +262,5 @@ def advance_commit(raft: Raft) -> None:
     raft.commit(index)
     if leading.reads_before_first_commit:
         reading.first_entry_committed(raft)
-    if raft.configuration_index <= index and not reconfiguration.settled(raft):
+    if leading.reconfiguring:
         reconfiguration.committed(raft)

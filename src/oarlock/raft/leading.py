@@ -49,6 +49,7 @@ class Leading:
         "progress",
         "reads",
         "reads_before_first_commit",
+        "reconfiguring",
         "round",
         "round_flushed",
         "rounds_begun",
@@ -79,6 +80,8 @@ class Leading:
         """Reads to confirm: round, context, who asked, and the commit index when they came."""
         self.reads_before_first_commit: list[tuple[int, NodeId]] = []
         self.uncommitted_bytes = 0
+        self.reconfiguring = True
+        """Something may follow from the configuration in effect, or somebody who left is still to be told."""
         self.transfer: Transfer | None = None
         self.preferred_at = now
         """When we last tried to hand over to a member that operators prefer, or took over."""

@@ -198,4 +198,4 @@ class RaftLog:
     def bytes_between(self, low: Index, high: Index) -> int:
         """Data bytes of the entries from `low` to `high`, both included, as far as they are here."""
         begin = max(low - self.base_index - 1, 0)
-        return sum(len(entry.data) for entry in self._entries[begin : max(high - self.base_index, 0)])
+        return sum([len(entry.data) for entry in self._entries[begin : max(high - self.base_index, 0)]])

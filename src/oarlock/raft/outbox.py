@@ -50,7 +50,11 @@ class Outbox:
         )
 
     def take(
-        self, hard_state: HardState | None, entries: tuple[Entry, ...], committed: tuple[Entry, ...]
+        self,
+        hard_state: HardState | None,
+        entries: tuple[Entry, ...],
+        committed: tuple[Entry, ...],
+        committed_bytes: int,
     ) -> Ready:
         """All of it, with what follows from the log. The outbox is empty then."""
         self.number += 1
@@ -68,6 +72,7 @@ class Outbox:
             self.install,
             self.fetch,
             self.take_snapshot,
+            committed_bytes,
         )
         for each in (
             self.messages,

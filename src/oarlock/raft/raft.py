@@ -461,7 +461,7 @@ class Raft:
             leader.flush(self)
         entries = self.log.slice(self._next_to_store, self.log.last_index)
         hard_state = self._changed_hard_state(store_anyway=bool(entries) or self.outbox.install is not None)
-        committed = self._take_committed()
+        committed, size = self._take_committed()
         outbox = self.outbox
         if hard_state is None and not committed and outbox.empty():
             return None
@@ -469,7 +469,7 @@ class Raft:
             last_index = self.log.last_index if entries else 0
             self._storing.append(_Storing(outbox.number + 1, hard_state, last_index, self.now))
             self._next_to_store = self.log.last_index + 1
-        return outbox.take(hard_state, entries, committed)
+        return outbox.take(hard_state, entries, committed, size)
 
     # ── transitions ────────────────────────────────────────────────────────────────────────────────
 
@@ -663,13 +663,13 @@ class Raft:
         self._handed_out = current
         return HardState(self.term, self.voted_for, self.log.commit_index)
 
-    def _take_committed(self) -> tuple[Entry, ...]:
+    def _take_committed(self) -> tuple[tuple[Entry, ...], int]:
         high = min(self.log.commit_index, self.log.stored_index)
         if high < self._next_to_apply:
-            return ()
-        committed, _ = self.log.batch(self._next_to_apply, high, self.config.committed_bytes_max)
+            return (), 0
+        committed, size = self.log.batch(self._next_to_apply, high, self.config.committed_bytes_max)
         self._next_to_apply += len(committed)
-        return committed
+        return committed, size
 
     def _configuration_changed(self) -> None:
         if self.trace is not None:

@@ -49,6 +49,8 @@ class Ready(msgspec.Struct, frozen=True, gc=False):
     install: Snapshot | None = None
     fetch: InstallSnapshot | None = None
     take_snapshot: bool = False
+    committed_bytes: int = 0
+    """Data of `committed`."""
 
     @property
     def must_store(self) -> bool:

@@ -47,6 +47,7 @@ def change(raft: Raft, asked: Change) -> Index:
 def in_effect(raft: Raft) -> None:
     """A configuration was appended: newcomers get the log; who leaves does until it has been told."""
     leading = leading_of(raft)
+    leading.reconfiguring = True
     next_index = raft.log.last_index + 1
     for peer in raft.configuration.ids:
         if peer != raft.id and peer not in leading.progress:
@@ -54,8 +55,8 @@ def in_effect(raft: Raft) -> None:
     leading.progress = {peer: leading.progress[peer] for peer in sorted(leading.progress)}
 
 
-def settled(raft: Raft) -> bool:
-    """Whether nothing follows from the configuration in effect."""
+def _settled(raft: Raft) -> bool:
+    """Whether nothing follows from the configuration in effect, which is committed."""
     configuration = raft.configuration
     return (
         not configuration.joint
@@ -79,6 +80,7 @@ def committed(raft: Raft) -> None:
     if not configuration.is_voter(raft.id):
         _step_down(raft)
         return
+    leading_of(raft).reconfiguring = not _settled(raft)
     ready = tuple(node_id for node_id in configuration.joining if _keeps_up(raft, node_id))
     if ready:
         _append(raft, planned(configuration, Change(promote=ready[:1]), lambda learner: True))
@@ -97,8 +99,6 @@ def matched(raft: Raft, peer: NodeId, progress: Progress) -> None:
 def forget_told(raft: Raft) -> None:
     """Stop sending to those who left, once they were sent the entry that says so, and its commit (4.2.2)."""
     progress = leading_of(raft).progress
-    if len(progress) < len(raft.configuration.ids):
-        return
     for peer in [peer for peer, each in progress.items() if _told(raft, each)]:
         del progress[peer]
 

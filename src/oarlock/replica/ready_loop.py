@@ -67,7 +67,7 @@ class ReadyLoop:
         on_configuration: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
-        self._raft = raft
+        self.raft = raft
         self._storage = storage
         self._transport = transport
         self._group = group
@@ -109,7 +109,7 @@ class ReadyLoop:
                 if message.__class__ in _VOTES:
                     self._observations.vote(message, now)
                 try:
-                    self._raft.step(message, now)
+                    self.raft.step(message, now)
                 except WireError as error:
                     _log.warning("dropped a message that no correct member sends: %s", error)
         except Exception as error:
@@ -131,13 +131,13 @@ class ReadyLoop:
             return
         try:
             self._now = now = self._clock()
-            if now >= self._raft.deadline:
-                self._raft.timeout(now)
+            if now >= self.raft.deadline:
+                self.raft.timeout(now)
             if self._proposals.queued:
-                self._proposals.send(self._raft, now)
+                self._proposals.send(self.raft, now)
             if self._reads.queued:
-                self._reads.ask(self._raft, now)
-            ready = self._raft.ready()
+                self._reads.ask(self.raft, now)
+            ready = self.raft.ready()
             if ready is not None:
                 self._fulfil(ready)
                 self.schedule()  # there may be more; others get their turn first
@@ -172,15 +172,15 @@ class ReadyLoop:
         for state in ready.reads:
             self._reads.confirmed(state.context, state.index)
         if ready.reads or ready.committed:
-            self._reads.applied(self._raft.applied_index)
+            self._reads.applied(self.raft.applied_index)
         for answer in ready.changes:
             self._changes.answered(answer)
         if ready.fetch is not None:
             self._fetching.fetch(ready.fetch)
         if ready.take_snapshot:
             self._snapshots.take()
-        if self._raft.configuration_index != self._configuration_index:
-            self._configuration_index = self._raft.configuration_index
+        if self.raft.configuration_index != self._configuration_index:
+            self._configuration_index = self.raft.configuration_index
             self._on_configuration()
 
     def _durable(self, error: BaseException | None) -> None:
@@ -194,7 +194,7 @@ class ReadyLoop:
         number, promises, since = self._storing.popleft()
         try:
             self._observations.written(self._clock() - since)
-            self._raft.stored(number)
+            self.raft.stored(number)
             if promises:
                 self._transport.send(self._group, promises)
         except Exception as failure:
@@ -208,9 +208,9 @@ class ReadyLoop:
         index = entries[-1].index
         results = self._machine.apply(commands, index)
         invariant(len(results) == len(commands), "a state machine gives one result per command")
-        self._raft.applied(index)
+        self.raft.applied(index)
         proposals.applied(entries, results)
-        self._snapshots.applied(entries)
+        self._snapshots.applied(len(entries), ready.committed_bytes)
         if len(commands) < len(entries):
             for entry in entries:
                 if entry.kind is EntryKind.CONFIGURATION:
@@ -220,7 +220,7 @@ class ReadyLoop:
     def _install(self, snapshot: Snapshot) -> None:
         """The state jumps ahead. What the entries between did is in it, but not what each of them gave."""
         self._fetching.install(snapshot)
-        self._raft.applied(snapshot.index)
+        self.raft.applied(snapshot.index)
         self._proposals.skipped(snapshot.term)
         self._reads.applied(snapshot.index)
         self._on_configuration()
@@ -234,7 +234,7 @@ class ReadyLoop:
 
     def _rearm(self) -> None:
         """One timer. It may fire early, when a heartbeat has moved the deadline: then it is set anew."""
-        due = self._raft.deadline
+        due = self.raft.deadline
         if due < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()

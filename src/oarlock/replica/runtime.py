@@ -282,7 +282,7 @@ class Runtime:
             UsageError: the command is too large.
         """
         ready_loop = self._running()
-        raft = self.raft
+        raft = ready_loop.raft
         lag = raft.log.commit_index - raft.applied_index
         if lag > self._limits.apply_lag_max:
             raise Busy(f"this member has {lag} entries yet to apply: retry later, or at another member")

@@ -139,19 +139,18 @@ class Snapshots:
         """These were in the log at the start; what was applied of them in an earlier run counts, too."""
         if self._able:
             since = 0 if self.newest is None else self.newest.snapshot.index
-            self._count([entry for entry in entries if since < entry.index <= applied_index])
+            applied = [entry for entry in entries if since < entry.index <= applied_index]
+            self._entries += len(applied)
+            self._bytes += sum([len(entry.data) for entry in applied])
 
-    def applied(self, entries: Sequence[Entry]) -> None:
-        """These entries were applied: it may be time."""
+    def applied(self, entries: int, size: int) -> None:
+        """So many entries of so many bytes were applied: it may be time."""
         if not self._able:
             return
-        self._count(entries)
+        self._entries += entries
+        self._bytes += size
         if self._timer is None and self._writing is None:
             self._ask_if_due()
-
-    def _count(self, entries: Sequence[Entry]) -> None:
-        self._entries += len(entries)
-        self._bytes += sum([len(entry.data) for entry in entries])
 
     def _ask_if_due(self) -> None:
         """Ask for a turn if it is time. It may not come while others write: then ask again after a while."""

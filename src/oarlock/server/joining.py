@@ -3,8 +3,8 @@
 =================================  ===========================================================================
 it starts with                     its ids come from
 =================================  ===========================================================================
-a data directory                   that; flags that found *another* cluster are refused: it is the wrong
-                                   directory, or `existing` has to be said
+a data directory                   that; `--initial-cluster` and `--join` count no more, as in etcd. Only a
+                                   cluster token that differs is refused: it is the wrong directory
 `--initial-cluster-state new`      `--initial-cluster`, as etcd derives them: equal on all founding members
 `--join`, or state `existing`      a member of the running cluster, which is asked for them
 =================================  ===========================================================================
@@ -69,11 +69,17 @@ async def identify(settings: Settings) -> Identity:
 
     Raises:
         UsageError: nobody who was asked knows this server.
-        DataDirError: the data directory cannot be read, or the flags found another cluster.
+        DataDirError: the data directory cannot be read, or is of another cluster.
     """
     found = DataDir.identity(settings.data_dir)
     if found is not None:
         cluster_id, node_id = found.ids
+        if found.token and not settings.join and found.token != settings.initial_cluster_token:
+            raise DataDirError(
+                f"{settings.data_dir}: belongs to member {node_id:x} of cluster {cluster_id:x}, which was "
+                f"founded with --initial-cluster-token {found.token}, not {settings.initial_cluster_token}: "
+                "give this member its own data directory"
+            )
         peers = await _peers_again(settings, node_id) if settings.join else ()
         return Identity(cluster_id, node_id, _founding(settings, cluster_id, node_id), peers)
     if settings.join:
@@ -91,11 +97,13 @@ def _founding(settings: Settings, cluster_id: int, node_id: int) -> Configuratio
     flagged = etcd.cluster_id(configuration.voters)
     if flagged == cluster_id and node_id in configuration.voters:
         return configuration
-    raise DataDirError(
-        f"{settings.data_dir}: belongs to member {node_id:x} of cluster {cluster_id:x}, and the flags found "
-        f"{f'cluster {flagged:x}' if flagged != cluster_id else 'it with other members'}. If the members "
-        "changed since, start with --initial-cluster-state existing; else this is the wrong directory"
+    log.warning(
+        "%s belongs to member %x of cluster %x, and --initial-cluster names %s: the data decide. If members "
+        "came, went or moved, that is as it should be; else this is another member's data",
+        *(settings.data_dir, node_id, cluster_id),
+        "other members" if flagged == cluster_id else f"cluster {flagged:x}",
     )
+    return None
 
 
 async def _peers_again(settings: Settings, node_id: int) -> tuple[Member, ...]:

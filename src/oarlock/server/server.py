@@ -102,7 +102,12 @@ class Server:
         settings = self.settings
         began = time.monotonic()
         self._identity = identity = await joining.identify(settings)
-        data_dir = DataDir.open(settings.data_dir, cluster_id=identity.cluster_id, member_id=identity.node_id)
+        data_dir = DataDir.open(
+            settings.data_dir,
+            cluster_id=identity.cluster_id,
+            member_id=identity.node_id,
+            token="" if settings.join else settings.initial_cluster_token,
+        )
         self._opened.push(self._leave(data_dir))
         transport = TcpTransport(
             identity.cluster_id,

@@ -49,6 +49,8 @@ class Identity(msgspec.Struct, frozen=True):
     format_version: int
     cluster_id: str
     member_id: str
+    token: str = ""
+    """The founders' own name for the cluster; empty if they did not say."""
 
     @property
     def ids(self) -> tuple[int, int]:
@@ -96,12 +98,14 @@ class DataDir:
         *,
         cluster_id: int,
         member_id: int,
+        token: str = "",
         create: bool = True,
         boot_id: str | None = None,
     ) -> DataDir:
         """Lock the directory and make sure that it belongs to this member.
 
         Args:
+            token: the founders' name for the cluster, kept in a new directory.
             create: make it if there is none, or an empty directory.
             boot_id: of the machine; only tests need to give one.
 
@@ -112,13 +116,15 @@ class DataDir:
         path = Path(path)
         try:
             return cls._open(
-                path, cluster_id, member_id, create, current_boot_id() if boot_id is None else boot_id
+                path, cluster_id, member_id, token, create, current_boot_id() if boot_id is None else boot_id
             )
         except OSError as error:
             raise DataDirError(f"{path}: cannot use this data directory: {error.strerror or error}") from None
 
     @classmethod
-    def _open(cls, path: Path, cluster_id: int, member_id: int, create: bool, boot_id: str) -> DataDir:
+    def _open(
+        cls, path: Path, cluster_id: int, member_id: int, token: str, create: bool, boot_id: str
+    ) -> DataDir:
         if create:
             _files.make_dir(path)
             _files.sync_dir(path.parent)
@@ -127,7 +133,7 @@ class DataDir:
         directory = cls(path, _lock(path))
         try:
             directory._boot_id = boot_id
-            directory._check_identity(cluster_id, member_id)
+            directory._check_identity(cluster_id, member_id, token)
             directory._begin_use()
         except BaseException:
             os.close(directory._lock)
@@ -186,8 +192,8 @@ class DataDir:
             os.close(self._lock)
             self._lock = -1
 
-    def _check_identity(self, cluster_id: int, member_id: int) -> None:
-        wanted = Identity(FORMAT_VERSION, f"{cluster_id:x}", f"{member_id:x}")
+    def _check_identity(self, cluster_id: int, member_id: int, token: str) -> None:
+        wanted = Identity(FORMAT_VERSION, f"{cluster_id:x}", f"{member_id:x}", token)
         found = self.identity(self.path)
         if found is None:
             if self.wal_dir.exists() and any(self.wal_dir.iterdir()):
