@@ -283,7 +283,7 @@ def test_5_1_a_snapshot_that_is_ahead_replaces_the_whole_log() -> None:
     raft.stored(ready.number)
     raft.applied(9)
     assert raft.installing == 0
-    assert raft.cluster_time(0.2) == 777
+    assert raft.clock.read(0.2) == 777
     raft.step(AppendEntries(2, 2, 1, 9, 2, 10, (Entry(10, 2),)), 0.3)
     assert raft.commit_index == 10
 
@@ -377,7 +377,7 @@ def test_5_a_member_starts_from_a_snapshot_and_the_log_behind_it() -> None:
         (Entry(8, 2), Entry(9, 3)), LogBase(7, 2), stored(8, time=50, configuration=learner), applied=8
     )
     assert (raft.commit_index, raft.log.last_index, raft.configuration) == (8, 9, learner)
-    assert raft.cluster_time(0.0) == 50
+    assert raft.clock.read(0.0) == 50
 
 
 def test_5_a_member_starts_from_a_snapshot_alone() -> None:

@@ -55,7 +55,6 @@ from oarlock.raft.types import (
     HardState,
     Index,
     LogBase,
-    Milliseconds,
     NodeId,
     ReadState,
     Snapshot,
@@ -409,10 +408,6 @@ class Raft:
         self.now = now
         self.describing = 0
         turns.ask(self, done=True)
-
-    def cluster_time(self, now: float) -> Milliseconds:
-        """The cluster's clock as far as this member knows: see `oarlock.raft.cluster_clock`."""
-        return self.clock.read(now)
 
     def read(self, context: int, now: float) -> None:
         """Ask for an index at which a read is linearizable (ReadIndex, dissertation 6.4).
